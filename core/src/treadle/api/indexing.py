@@ -1,0 +1,191 @@
+"""Subscripts: integers, slices, None and Ellipsis are views; integer arrays and boolean masks gather; assignment writes through."""
+
+from typing import Any
+
+import numpy as np
+
+from treadle import creation, dtypes
+from treadle._tensor import Tensor
+from treadle.eager.inplace import copy_
+from treadle.errors import ArgumentError, IndexRangeError, ShapeError
+from treadle.op import CATALOGUE
+from treadle.shapes import broadcast
+
+FULL = slice(None)
+
+
+def __getitem__(x: Tensor, key: Any) -> Tensor:
+    if key.__class__ is int and x.sig.ndim:
+        n = x.sig.shape[0]
+        if -n <= key < n:
+            return CATALOGUE["subscript"](x, (key + n if key < 0 else key, *[(0, m, 1) for m in x.sig.shape[1:]]))  # type: ignore[no-any-return]
+    items = _expand(x, key)
+    basic, advanced = _split(x, items)
+    y = CATALOGUE["subscript"](x, tuple(basic)) if basic is not None else x
+    return y if not advanced else _gather(y, advanced)  # type: ignore[no-any-return]
+
+
+def __setitem__(x: Tensor, key: Any, value: Any) -> None:
+    items = _expand(x, key)
+    basic, advanced = _split(x, items)
+    target = CATALOGUE["subscript"](x, tuple(basic)) if basic is not None else x
+    if not isinstance(value, Tensor):
+        value = creation.tensor(value, None if isinstance(value, np.ndarray) else _kind_for(value, x), x.device)
+    if not advanced:
+        copy_(target, _squeeze_lead(value, target.shape))
+        return
+    copy_(target, _scatter(target, advanced, value))
+
+
+def _kind_for(value: Any, x: Tensor) -> Any:
+    """Python numbers take the target's dtype, unless that would lose a fraction silently (then the cast truncates, as PyTorch)."""
+    return x.dtype if isinstance(value, (bool, int)) or x.dtype.kind == "f" else None
+
+
+def _squeeze_lead(value: Tensor, shape: Any) -> Tensor:
+    """Leading axes of size 1 of an assigned value may be more than the target has."""
+    while value.ndim > len(shape) and value.shape[0] == 1:
+        value = CATALOGUE["reshape"](value, value.shape[1:])
+    return value
+
+
+def _expand(x: Tensor, key: Any) -> list[Any]:
+    """The key as a list of items for every axis, Ellipsis resolved, masks turned into index arrays."""
+    items: list[Any] = []
+    for item in key if isinstance(key, tuple) else (key,):
+        items += _as_items(x, item)
+    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    if used > x.ndim:
+        raise IndexRangeError(f"index: too many indices: {used} for a tensor of shape {x.shape}")
+    dots = sum(1 for i in items if i is Ellipsis)
+    if dots > 1:
+        raise IndexRangeError("index: only one Ellipsis (...) is allowed")
+    at = next((k for k, i in enumerate(items) if i is Ellipsis), len(items))
+    rest = items[at + 1 :] if dots else []
+    return items[:at] + [FULL] * (x.ndim - used) + rest
+
+
+def _as_items(x: Tensor, item: Any) -> list[Any]:
+    if item is None or item is Ellipsis or isinstance(item, slice):
+        return [item]
+    if isinstance(item, (bool, np.bool_)):
+        raise IndexRangeError("index: a Python bool is not supported as an index; use a mask tensor")
+    if hasattr(item, "__index__") and not isinstance(item, (Tensor, np.ndarray)):
+        return [item.__index__()]
+    if isinstance(item, (list, range, np.ndarray)):
+        item = creation.tensor(list(item) if isinstance(item, range) else item, dtypes.int64 if isinstance(item, (list, range)) and len(item) == 0 else None, x.device)
+    if not isinstance(item, Tensor):
+        raise IndexRangeError(f"index: expected integers, slices, None, ..., masks or integer arrays: {type(item).__name__}")
+    if item.dtype.kind == "f":
+        raise IndexRangeError(f"index: an index tensor must be of integers or bools: {item.dtype.name}")
+    if item.dtype.kind == "b":
+        where = CATALOGUE["nonzero"](item)
+        return [_Column(where, d, item.shape) for d in range(item.ndim)] if item.ndim else [item.item()]
+    return [item.item()] if item.ndim == 0 and item.node is None else [item]
+
+
+class _Column:
+    """One axis of a boolean mask: the coordinates of its true elements along that axis."""
+
+    def __init__(self, where: Tensor, axis: int, shape: Any) -> None:
+        self.tensor, self.size = CATALOGUE["subscript"](where, ((0, where.shape[0], 1), axis)), shape[axis]
+
+
+def _split(x: Tensor, items: list[Any]) -> tuple[Any, list[tuple[int, Tensor]]]:
+    """(items of the view op, or None for the whole; [(axis of the view, index tensor)])."""
+    basic: list[Any] = []
+    advanced: list[tuple[int, Tensor]] = []
+    axis = out = 0
+    for item in items:
+        if item is None:
+            basic.append(None)
+            out += 1
+            continue
+        n = x.shape[axis]
+        if isinstance(item, slice):
+            basic.append(_range(item, n))
+            out += 1
+        elif isinstance(item, int):
+            if not -n <= item < n:
+                raise IndexRangeError(f"index: {item} is out of range for axis {axis} of size {n} (shape {x.shape})")
+            basic.append(item % n)
+        else:
+            if isinstance(item, _Column):
+                if item.size != n:
+                    raise ShapeError(f"index: the mask has size {item.size} where the tensor has {n} (axis {axis}, shape {x.shape})")
+                item = item.tensor
+            advanced.append((out, item))
+            basic.append((0, n, 1))
+            out += 1
+        axis += 1
+    whole = all(i == (0, n, 1) for i, n in zip(basic, x.shape, strict=False)) and len(basic) == x.ndim
+    return (None if whole and advanced else basic), advanced
+
+
+def _range(item: slice, n: int) -> tuple[int, int, int]:
+    try:
+        start, stop, step = item.indices(n)
+    except (TypeError, ValueError) as e:
+        raise ArgumentError(f"index: a slice needs integers and a step that is not zero: {item}: {e}") from None
+    return start, len(range(start, stop, step)), step
+
+
+def _coordinates(y: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor, list[int], int]:
+    """(index (..., k), axis order that brings the indexed axes first, where the result's index axes go)."""
+    tensors = [t for _, t in advanced]
+    shape = broadcast("index", *(t.shape for t in tensors))
+    wide = [CATALOGUE["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors]
+    index = wide[0].stack(wide, -1)
+    axes = [a for a, _ in advanced]
+    together = axes == list(range(axes[0], axes[0] + len(axes)))
+    order = axes + [d for d in range(y.ndim) if d not in axes]
+    return index, order, axes[0] if together else 0
+
+
+def _gather(y: Tensor, advanced: list[tuple[int, Tensor]]) -> Tensor:
+    index, order, place = _coordinates(y, advanced)
+    front = y if order == sorted(order) else CATALOGUE["permute"](y, tuple(order))
+    out = CATALOGUE["gather_nd"](front, index)
+    lead = index.ndim - 1
+    if place:
+        moved = [*range(lead, lead + place), *range(lead), *range(lead + place, out.ndim)]
+        out = CATALOGUE["permute"](out, tuple(moved))
+    return out  # type: ignore[no-any-return]
+
+
+def _scatter(target: Tensor, advanced: list[tuple[int, Tensor]], value: Tensor, mode: str = "set") -> Tensor:
+    """The target with `value` at the indexed places, as a new tensor."""
+    index, order, place = _coordinates(target, advanced)
+    lead = index.ndim - 1
+    front = target if order == sorted(order) else CATALOGUE["permute"](target, tuple(order))
+    rest = front.shape[index.shape[-1] :]
+    shape = (*rest[:place], *index.shape[:-1], *rest[place:])
+    value = CATALOGUE["expand"](_squeeze_lead(value.to(target.dtype), shape), shape)
+    if place:
+        value = CATALOGUE["permute"](value, tuple([*range(place, place + lead), *range(place), *range(place + lead, len(shape))]))
+    out = CATALOGUE["scatter_nd"](front, index, value, mode)
+    if order == sorted(order):
+        return out  # type: ignore[no-any-return]
+    back = tuple(order.index(d) for d in range(len(order)))
+    return CATALOGUE["permute"](out, back)  # type: ignore[no-any-return]
+
+
+def __iter__(x: Tensor) -> Any:
+    if x.ndim == 0:
+        raise ArgumentError("iter: a 0-d tensor cannot be iterated")
+    rest = [(0, m, 1) for m in x.shape[1:]]
+    return iter([CATALOGUE["subscript"](x, (i, *rest)) for i in range(x.shape[0])])
+
+
+def index_put(x: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
+    """Return x with values at the places that index tensors name; accumulate adds instead.
+
+    >>> import treadle as td
+    >>> td.zeros(3).index_put((td.tensor([0, 0]),), td.ones(2), accumulate=True)
+    tensor([2., 0., 0.])
+    """
+    _, advanced = _split(x, _expand(x, tuple(indices)))
+    return _scatter(x, advanced, values, "add" if accumulate else "set")
+
+
+METHODS = {"__getitem__": __getitem__, "__setitem__": __setitem__, "__iter__": __iter__, "index_put": index_put}

@@ -1,0 +1,251 @@
+"""Reductions under PyTorch's names: `dim`/`keepdim` (also `axis`/`keepdims`), integer sums in int64, max and min with indices."""
+
+from typing import Any, NamedTuple
+
+from treadle import dtypes
+from treadle._tensor import Tensor
+from treadle.errors import ArgumentError
+from treadle.op import CATALOGUE as OPS
+from treadle.shapes import axes as axes_of
+from treadle.shapes import axis as axis_of
+
+
+class MinMax(NamedTuple):
+    """Values and their indices along one dimension."""
+
+    values: Tensor
+    indices: Tensor
+
+
+def _dims(op: str, x: Tensor, dim: Any, axis: Any) -> tuple[int, ...]:
+    given = dim if axis is None else axis
+    if isinstance(given, (tuple, list)) and not given:
+        given = None
+    return axes_of(op, given, x.ndim)
+
+
+def _keep(keepdim: bool, keepdims: Any) -> bool:
+    return bool(keepdim if keepdims is None else keepdims)
+
+
+def sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return the sum over all or some dimensions; integers and bools add up in int64.
+
+    >>> import treadle as td
+    >>> td.sum(td.ones(2, 3), 1)
+    tensor([3., 3.])
+    """
+    if dtype is not None:
+        x = x.to(dtype)
+    elif x.dtype.kind != "f":
+        x = x.to(dtypes.int64) if x.dtype is not dtypes.uint64 else x
+    return OPS["sum"](x, _dims("sum", x, dim, axis), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+
+
+def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return the product over all or some dimensions; integers multiply in int64."""
+    if dtype is not None:
+        x = x.to(dtype)
+    elif x.dtype.kind != "f":
+        x = x.to(dtypes.int64) if x.dtype is not dtypes.uint64 else x
+    return OPS["prod"](x, _dims("prod", x, dim, axis), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+
+
+def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return the average over all or some dimensions.
+
+    >>> import treadle as td
+    >>> td.mean(td.tensor([1.0, 3.0]))
+    tensor(2.)
+    """
+    x = x if dtype is None else x.to(dtype)
+    return OPS["mean"](x, _dims("mean", x, dim, axis), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+
+
+def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return the variance over all or some dimensions, divided by n - correction (1 unless said)."""
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    c = (1 if unbiased else 0) if correction is None else correction
+    return OPS["var"](x, _dims("var", x, dim, axis), c, _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+
+
+def std(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return the standard deviation over all or some dimensions."""
+    return OPS["sqrt"](var(x, dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims))  # type: ignore[no-any-return]
+
+
+def _extremum(name: str) -> Any:
+    arg = f"arg{name}"
+    pair = f"{name}imum"
+
+    def run(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Any:
+        if isinstance(dim, Tensor):
+            return OPS[pair](x, dim)
+        given = dim if axis is None else axis
+        keep = _keep(keepdim, keepdims)
+        if given is None:
+            return OPS[name](x, tuple(range(x.ndim)), keep)
+        if x.ndim == 0:
+            return MinMax(x + 0, x.new_zeros((), dtype=dtypes.int64))
+        d = axis_of(name, given, x.ndim)
+        indices = OPS[arg](x, d, True)
+        values = OPS["take_along"](x, indices, d)
+        if not keep:
+            shape = x.shape[:d] + x.shape[d + 1 :]
+            values, indices = OPS["reshape"](values, shape), OPS["reshape"](indices, shape)
+        return MinMax(values, indices)
+
+    run.__name__ = name
+    run.__doc__ = f"""Return the {name}imum of all elements; with a dimension, the values and their indices; with a tensor, elementwise.
+
+    >>> import treadle as td
+    >>> td.{name}(td.tensor([[1.0, 3.0], [4.0, 2.0]]), 1).indices
+    tensor([{'1, 0' if name == 'max' else '0, 1'}])
+    """
+    return run
+
+
+max, min = _extremum("max"), _extremum("min")
+
+
+def amax(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Return the maximum over all or some dimensions; ties share the gradient."""
+    return OPS["max"](x, _dims("amax", x, dim, None), keepdim)  # type: ignore[no-any-return]
+
+
+def amin(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Return the minimum over all or some dimensions; ties share the gradient."""
+    return OPS["min"](x, _dims("amin", x, dim, None), keepdim)  # type: ignore[no-any-return]
+
+
+def _arg(name: str) -> Any:
+    def run(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Tensor:
+        given = dim if axis is None else axis
+        if given is None:
+            flat = OPS[name](OPS["reshape"](x, (x.sig.size,)), 0, False)
+            return OPS["reshape"](flat, (1,) * x.ndim) if _keep(keepdim, keepdims) else flat  # type: ignore[no-any-return]
+        return OPS[name](x, axis_of(name, given, x.ndim), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+
+    run.__name__ = name
+    run.__doc__ = f"Return the index (int64) of the first {name[3:]}imum, of all elements or along a dimension."
+    return run
+
+
+argmax, argmin = _arg("argmax"), _arg("argmin")
+
+
+def any(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return whether any element is true, over all or some dimensions."""
+    return _truth("max", "any", x, dim, keepdim, axis, keepdims)
+
+
+def all(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Tensor:
+    """Return whether all elements are true, over all or some dimensions.
+
+    >>> import treadle as td
+    >>> td.all(td.tensor([True, False]))
+    tensor(False)
+    """
+    return _truth("min", "all", x, dim, keepdim, axis, keepdims)
+
+
+def _truth(op: str, name: str, x: Tensor, dim: Any, keepdim: bool, axis: Any, keepdims: Any) -> Tensor:
+    x = x.to(dtypes.bool_)
+    over, keep = _dims(name, x, dim, axis), _keep(keepdim, keepdims)
+    if 0 in (x.shape[d] for d in over):
+        shape = [1 if d in over else n for d, n in enumerate(x.shape)] if keep else [n for d, n in enumerate(x.shape) if d not in over]
+        return x.new_full(tuple(shape), name == "all")  # type: ignore[no-any-return]
+    return OPS[op](x, over, keep)  # type: ignore[no-any-return]
+
+
+def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
+    """Return log(sum(exp(x))) over dimensions, without overflow."""
+    return OPS["logsumexp"](x, _dims("logsumexp", x, dim, None), keepdim)  # type: ignore[no-any-return]
+
+
+def cumsum(x: Tensor, dim: int, *, dtype: Any = None, axis: Any = None) -> Tensor:
+    """Return running sums along a dimension.
+
+    >>> import treadle as td
+    >>> td.cumsum(td.tensor([1, 2, 3]), 0)
+    tensor([1, 3, 6])
+    """
+    x = x.to(dtype) if dtype is not None else x.to(dtypes.int64) if x.dtype.kind != "f" else x
+    if x.ndim == 0:
+        return x + 0  # type: ignore[no-any-return]
+    return OPS["cumsum"](x, axis_of("cumsum", dim if axis is None else axis, x.ndim))  # type: ignore[no-any-return]
+
+
+def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
+    """Return the p-norm of all elements or over dimensions (p: a number, inf, -inf or "fro")."""
+    p = 2 if p in (None, "fro") else p
+    over = _dims("norm", x, dim, None)
+    if p in (float("inf"), float("-inf")):
+        return OPS["max" if p > 0 else "min"](OPS["abs"](x), over, keepdim)  # type: ignore[no-any-return]
+    if p == 2:
+        return OPS["sqrt"](OPS["sum"](OPS["square"](x), over, keepdim))  # type: ignore[no-any-return]
+    if p == 1:
+        return OPS["sum"](OPS["abs"](x), over, keepdim)  # type: ignore[no-any-return]
+    if p == 0:
+        return OPS["sum"]((x != 0).to(x.dtype), over, keepdim)  # type: ignore[no-any-return]
+    return OPS["sum"](OPS["pow"](OPS["abs"](x), p), over, keepdim) ** (1.0 / p)  # type: ignore[no-any-return]
+
+
+def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> MinMax:
+    """Sort along a dimension (always stably): values and the indices they came from.
+
+    >>> import treadle as td
+    >>> td.sort(td.tensor([3, 1, 2])).indices
+    tensor([1, 2, 0])
+    """
+    if x.ndim == 0:
+        return MinMax(x + 0, x.new_zeros((), dtype=dtypes.int64))
+    d = axis_of("sort", dim, x.ndim)
+    if d == x.ndim - 1:
+        return MinMax(*OPS["sort"](x, bool(descending)))
+    order = tuple(k for k in range(x.ndim) if k != d) + (d,)
+    back = tuple(order.index(k) for k in range(x.ndim))
+    values, indices = OPS["sort"](OPS["permute"](x, order), bool(descending))
+    return MinMax(OPS["permute"](values, back), OPS["permute"](indices, back))
+
+
+def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
+    """Return the indices that sort along a dimension."""
+    return sort(x, dim, descending).indices
+
+
+def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = True) -> MinMax:
+    """Return the k largest (or smallest) values along a dimension, in order, with their indices.
+
+    >>> import treadle as td
+    >>> td.topk(td.tensor([1, 5, 3]), 2).values
+    tensor([5, 3])
+    """
+    d = axis_of("topk", dim, x.ndim)
+    n = x.shape[d] if x.ndim else 1
+    if not 0 <= k <= n:
+        raise ArgumentError(f"topk: k = {k} is out of range for size {n}")
+    values, indices = sort(x, d, largest)
+    return MinMax(_narrow(values, d, 0, k), _narrow(indices, d, 0, k))
+
+
+def _narrow(x: Tensor, d: int, start: int, count: int) -> Tensor:
+    return x if x.ndim == 0 else OPS["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))  # type: ignore[no-any-return]
+
+
+def median(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
+    """Return the lower median of all elements, or values and indices along a dimension."""
+    if dim is None:
+        flat = sort(OPS["reshape"](x, (x.sig.size,))).values
+        return flat[(x.sig.size - 1) // 2]
+    d = axis_of("median", dim, x.ndim)
+    values, indices = sort(x, d)
+    at = (x.shape[d] - 1) // 2
+    pair = (_narrow(values, d, at, 1), _narrow(indices, d, at, 1))
+    return MinMax(*pair) if keepdim else MinMax(*(p.squeeze(d) for p in pair))
+
+
+FUNCTIONS = "sum prod mean var std max min amax amin argmax argmin any all logsumexp cumsum norm sort argsort topk median".split()
+__all__ = FUNCTIONS  # noqa: PLE0605
+METHODS: dict[str, Any] = {n: globals()[n] for n in FUNCTIONS}

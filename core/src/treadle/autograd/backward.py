@@ -1,0 +1,207 @@
+"""The reverse walk: gradients flow from outputs to leaves, latest node first.
+
+Iterative, so that depth is no limit. Each node's saved values are freed as soon as it has run, unless the graph is retained.
+"""
+
+from collections.abc import Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+from treadle._tensor import Tensor, View
+from treadle.errors import AutogradError, ShapeError
+from treadle.op import CATALOGUE
+from treadle.tape import EDGES, GRAD_MODE, Leaf, freed
+
+
+
+def backward(outputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool | None = None, create_graph: bool = False) -> None:
+    """Compute gradients of outputs (weighted by grads) and add them to the `.grad` of all leaves they came from.
+
+    A missing gradient is allowed for one-element outputs (it is 1). AutogradError when an output is not on the tape.
+    """
+    seeds = [_seed(y, g) for y, g in zip(outputs, grads, strict=True)]
+    Walk(create_graph, create_graph if retain_graph is None else retain_graph).run(seeds)
+
+
+def grad_of(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool | None = None,
+    create_graph: bool = False, allow_unused: bool = False,
+) -> list[Any]:  # fmt: skip
+    """Return the gradients of outputs with respect to inputs; `.grad` of no tensor changes.
+
+    AutogradError for an input that is not on the tape or (unless allow_unused) was not used.
+    """
+    for k, x in enumerate(inputs):
+        if x.node is None:
+            raise AutogradError(f"grad: input {k} ({x.dtype.name}{list(x.shape)}) does not require grad")
+    seeds = [_seed(y, g) for y, g in zip(outputs, grads, strict=True)]
+    walk = Walk(create_graph, create_graph if retain_graph is None else retain_graph, [x.node for x in inputs])
+    walk.run(seeds)
+    found = [walk.captured.get(_key(x.node)) for x in inputs]
+    if not allow_unused and any(g is None for g in found):
+        missing = [k for k, g in enumerate(found) if g is None]
+        raise AutogradError(f"grad: inputs {missing} were not used in the outputs; pass allow_unused=True to get None for them")
+    return found
+
+
+def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
+    if y.node is None:
+        raise AutogradError(f"backward: the output ({y.dtype.name}{list(y.shape)}) does not require grad: no operand on its way did")
+    if g is None:
+        if y.sig.size != 1:
+            raise AutogradError(f"backward: a gradient must be given for an output of shape {y.shape}; only one-element outputs need none")
+        g = y.new_ones(y.shape)
+    elif g.shape != y.shape:
+        raise ShapeError(f"backward: the gradient has shape {g.shape}, the output {y.shape}")
+    return y.node, g
+
+
+def _key(node: Any) -> Any:
+    """Identity of an edge's target: a leaf by its Leaf object, a result by (node id, index)."""
+    if node.__class__ is tuple:
+        return node[0][0], node[1]
+    return id(node[2]) if node[0] == 0 else (node[0], 0)
+
+
+class Walk:
+    """One reverse walk. With `wanted`, gradients of these nodes are captured instead of collected in leaves."""
+
+    def __init__(self, create_graph: bool, retain: bool, wanted: list[Any] | None = None) -> None:
+        self.create_graph, self.retain = create_graph, retain
+        self.wanted = None if wanted is None else {_key(n) for n in wanted}
+        self.captured: dict[Any, Any] = {}
+        self.pending: dict[int, Any] = {}
+        self.heap: list[Any] = []
+        self.given: list[Any] = []  # gradients that leaves may not share
+        self.needed: set[int] | None = None
+
+    def run(self, seeds: list[tuple[Any, Tensor]]) -> None:
+        token = GRAD_MODE.set(self.create_graph)
+        try:
+            if self.wanted is not None:
+                self.needed = _reaching([e for e, _ in seeds], self.wanted)
+            self.given = [g for _, g in seeds]
+            for edge, g in seeds:
+                self.put(edge, g)
+            self.walk()
+        finally:
+            GRAD_MODE.reset(token)
+
+    def walk(self) -> None:
+        heap, pending, retain, put = self.heap, self.pending, self.retain, self.put
+        capture = self.wanted is not None
+        while heap:
+            n = heappop(heap)
+            g = pending.pop(n[0])
+            rule = n[1]
+            if capture and not self.pass_on(n, g):
+                continue
+            results = rule.run(n, g)
+            k = EDGES
+            for r in results:
+                if r is not None:
+                    edge = n[k]
+                    if edge is not None:
+                        if edge.__class__ is list and edge[0] != 0 and not capture:  # the common case, without a call
+                            i = edge[0]
+                            if i in pending:
+                                pending[i] = pending[i] + r
+                            else:
+                                pending[i] = r
+                                heappush(heap, edge)
+                        else:
+                            put(edge, r)
+                k += 1
+            if rule.saves and not retain:
+                n[1] = freed(rule)
+                del n[EDGES:]
+
+    def pass_on(self, n: list[Any], g: Any) -> bool:
+        """Capture the gradient of a wanted inner result; whether the walk must go on through this node."""
+        for k, x in enumerate(g) if n[1].several else ((0, g),):
+            if x is not None and (n[0], k) in self.wanted:  # type: ignore[operator]
+                self.captured[n[0], k] = x
+        return self.needed is None or n[0] in self.needed
+
+    def put(self, edge: Any, g: Any) -> None:
+        """Add a gradient to what is pending for an edge."""
+        if edge.__class__ is tuple:
+            node, k = edge
+            i = node[0]
+            slots = self.pending.get(i)
+            if slots is None:
+                slots = self.pending[i] = [None] * node[1].several
+                heappush(self.heap, node)
+            slots[k] = g if slots[k] is None else slots[k] + g
+            return
+        i = edge[0]
+        if i == 0:
+            self.collect(edge[2], g)
+        elif i in self.pending:
+            self.pending[i] = self.pending[i] + g
+        else:
+            self.pending[i] = g
+            heappush(self.heap, edge)
+
+    def collect(self, leaf: Leaf, g: Any) -> None:
+        """Give a leaf its gradient: captured, or added to `.grad` (a tensor of its own, never one that others hold)."""
+        if self.wanted is not None:
+            if id(leaf) in self.wanted:
+                before = self.captured.get(id(leaf))
+                self.captured[id(leaf)] = g if before is None else before + g
+            return
+        if leaf.hooks:
+            for hook in list(leaf.hooks.values()):
+                changed = hook(g)
+                g = g if changed is None else changed
+        with leaf.lock:
+            if leaf.grad is not None:
+                leaf.grad = leaf.grad + g
+                return
+            if isinstance(g, View) or any(g is x for x in self.given):
+                g = CATALOGUE["copy"](g)
+            self.given.append(g)
+            leaf.grad = g
+
+
+def _reaching(starts: list[Any], wanted: set[Any]) -> set[int]:
+    """Ids of the nodes below which a wanted one lies: the only ones the walk must run."""
+    state: dict[int, bool] = {}
+    stack = [_owner(e) for e in starts]
+    while stack:
+        n = stack[-1]
+        i = n[0]
+        if i == 0 or i in state:
+            stack.pop()
+            continue
+        edges = [e for e in n[EDGES : EDGES + n[1].count] if e is not None]
+        open_ = [_owner(e) for e in edges if not _is_done(e, state)]
+        if open_ and n is not open_[-1]:
+            stack.extend(open_)
+            continue
+        state[i] = any(_key(e) in wanted or state.get(_owner(e)[0], False) for e in edges)
+        stack.pop()
+    return {i for i, hit in state.items() if hit}
+
+
+def _owner(edge: Any) -> Any:
+    return edge[0] if edge.__class__ is tuple else edge
+
+
+def _is_done(edge: Any, state: dict[int, bool]) -> bool:
+    i = _owner(edge)[0]
+    return i == 0 or i in state
+
+
+def tensor_backward(x: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+    """Compute the gradients of x with respect to all leaves on its tape and add them to their `.grad`.
+
+    >>> import treadle as td
+    >>> x = td.tensor([1.0, 2.0], requires_grad=True)
+    >>> (x * x).sum().backward()
+    >>> x.grad
+    tensor([2., 4.])
+    """
+    backward((x,), (gradient,), retain_graph, create_graph)
+
+

@@ -1,0 +1,101 @@
+"""Whether calls are recorded: a context variable, so threads and tasks are independent. Each works as decorator too."""
+
+from contextlib import ContextDecorator
+from contextvars import ContextVar
+from typing import Any
+
+from treadle.tape import GRAD_MODE
+
+is_grad_enabled = GRAD_MODE.get
+_INFERENCE: ContextVar[bool] = ContextVar("treadle_inference", default=False)
+
+
+class _Mode(ContextDecorator):
+    value = False
+
+    def __init__(self) -> None:
+        self._tokens: list[Any] = []
+
+    def __enter__(self) -> Any:
+        self._tokens.append(GRAD_MODE.set(self.value))
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        GRAD_MODE.reset(self._tokens.pop())
+
+    def __call__(self, function: Any = None) -> Any:
+        return self if function is None else super().__call__(function)
+
+
+class no_grad(_Mode):
+    """Record nothing inside.
+
+    >>> import treadle as td
+    >>> x = td.ones(2, requires_grad=True)
+    >>> with td.no_grad():
+    ...     (x * 2).requires_grad
+    False
+    """
+
+
+class enable_grad(_Mode):
+    """Record inside, also within no_grad.
+
+    >>> import treadle as td
+    >>> with td.no_grad(), td.enable_grad():
+    ...     td.is_grad_enabled()
+    True
+    """
+
+    value = True
+
+
+class set_grad_enabled(_Mode):
+    """Record or not; takes effect at once, and as a context manager ends with the block.
+
+    >>> import treadle as td
+    >>> with td.set_grad_enabled(False):
+    ...     td.is_grad_enabled()
+    False
+    """
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__()
+        self.value = bool(mode)
+        self._tokens.append(GRAD_MODE.set(self.value))
+
+    def __enter__(self) -> Any:
+        return self
+
+
+class inference_mode(_Mode):
+    """Record nothing inside; like no_grad, and says that no result will ever be trained on.
+
+    >>> import treadle as td
+    >>> with td.inference_mode():
+    ...     td.is_inference_mode_enabled()
+    True
+    """
+
+    def __init__(self, mode: bool = True) -> None:
+        super().__init__()
+        self.mode = mode
+        self.value = not mode and is_grad_enabled()
+
+    def __enter__(self) -> Any:
+        self._inference = _INFERENCE.set(self.mode)
+        return super().__enter__()
+
+    def __exit__(self, *exc: object) -> None:
+        super().__exit__(*exc)
+        _INFERENCE.reset(self._inference)
+
+
+def is_inference_mode_enabled() -> bool:
+    """Whether inference_mode is on.
+
+    >>> import treadle as td
+    >>> td.is_inference_mode_enabled()
+    False
+    """
+    return _INFERENCE.get()

@@ -1,0 +1,341 @@
+"""Making tensors: from Python values, NumPy arrays, DLPack, and from nothing."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from treadle import dtypes
+from treadle._tensor import Tensor, set_requires_grad
+from treadle.dtypes import DType
+from treadle.errors import ArgumentError, DTypeError, ShapeError
+from treadle.op import CATALOGUE, INTERPRETER, STATE
+from treadle.runtime import dispatch
+from treadle.runtime.device import device as Device
+from treadle.runtime.device import get_default_device, host_device
+from treadle.shapes import sizes
+from treadle.sig import dense_sig, sig_of
+from treadle.spec import Spec
+
+Placement = Any  # a device, its name, or None for the default
+
+
+def _place(device: Placement) -> Device:
+    return get_default_device() if device is None else Device(device)
+
+
+def _finish(x: Tensor, requires_grad: bool) -> Tensor:
+    if requires_grad:
+        set_requires_grad(x, True)
+    return x
+
+
+def from_array(array: Any, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Copy a NumPy array to a device."""
+    place = _place(device)
+    kind = dtypes.dtype(array.dtype)
+    array = np.asarray(array, kind.np)
+    return _finish(Tensor(dispatch.from_numpy(place, array, "tensor"), dense_sig(kind, array.shape, place)), requires_grad)
+
+
+def tensor(data: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Copy data (numbers, nested sequences, arrays, tensors) into a new tensor.
+
+    Python floats get the default dtype, ints int64, bools bool; arrays keep theirs. ShapeError for ragged nesting, DTypeError for
+    what is not numbers.
+
+    >>> import treadle as td
+    >>> td.tensor([[1, 2], [3, 4]]).dtype
+    treadle.int64
+    """
+    kind = None if dtype is None else dtypes.dtype(dtype)
+    if isinstance(data, Tensor):
+        copy = data.detach().to(device=data.device if device is None else device, dtype=kind or data.dtype, copy=True)
+        return _finish(copy, requires_grad)
+    return from_array(to_array(data, kind), device, requires_grad)
+
+
+def to_array(data: Any, kind: DType | None = None) -> Any:
+    """Turn numbers, nested sequences, arrays and tensors into a NumPy array of a supported dtype."""
+    if isinstance(data, (np.ndarray, np.generic)):
+        array = np.asarray(data)
+    elif hasattr(data, "__array__") and not isinstance(data, (list, tuple)):
+        array = np.asarray(data)
+    else:
+        data = _unwrap(data)
+        try:
+            array = np.array(data)
+        except (ValueError, OverflowError) as e:
+            raise ShapeError(f"tensor: nested sequences must have equal lengths and numbers must fit: {e}") from None
+        if array.dtype.kind == "O":
+            if kind is not None and _all_ints(data):
+                array = _exact(data, kind)
+            else:
+                raise DTypeError(f"tensor: cannot make numbers of {type(data).__name__} with values like {_example(array)}")
+        elif array.dtype == np.float64 and (kind is None or kind.kind != "f"):
+            array = array.astype(dtypes.get_default_dtype().np) if kind is None else array
+        elif array.size == 0 and kind is None and not isinstance(data, (bool, int)):
+            array = array.astype(dtypes.get_default_dtype().np)
+    if array.dtype.kind not in "biuf" and array.dtype != ml_dtypes.bfloat16:
+        raise DTypeError(f"tensor: element type {array.dtype} is not supported; supported: {', '.join(d.name for d in dtypes.ALL)}")
+    return _convert(array, kind)
+
+
+def _convert(array: Any, kind: DType | None) -> Any:
+    if kind is None:
+        return array
+    if kind.kind in "iu" and array.dtype.kind in "iu" and array.size:
+        info = np.iinfo(kind.np)
+        if int(array.min()) < info.min or int(array.max()) > info.max:
+            raise ArgumentError(f"tensor: value {array.min() if int(array.min()) < info.min else array.max()} does not fit {kind.name} [{info.min}, {info.max}]")
+    return CATALOGUE["cast"].reference(array, kind)
+
+
+def _unwrap(data: Any) -> Any:
+    """Tensors inside nested sequences become NumPy arrays."""
+    if isinstance(data, (list, tuple)):
+        return [_unwrap(x) for x in data]
+    return data.detach().numpy_copy() if isinstance(data, Tensor) else data
+
+
+def _all_ints(data: Any) -> bool:
+    return all(_all_ints(x) for x in data) if isinstance(data, list) else isinstance(data, int)
+
+
+def _exact(data: Any, kind: DType) -> Any:
+    try:
+        return np.array(data, kind.np)
+    except OverflowError as e:
+        raise ArgumentError(f"tensor: {e} for {kind.name}") from None
+
+
+def _example(array: Any) -> str:
+    return repr(array.reshape(-1)[0])[:40] if array.size else "nothing"
+
+
+def as_tensor(data: Any, dtype: Any = None, device: Placement = None) -> Tensor:
+    """Return data as a tensor, without a copy where it already is one (or a NumPy array on a host device).
+
+    >>> import treadle as td
+    >>> x = td.ones(2)
+    >>> td.as_tensor(x) is x
+    True
+    """
+    if isinstance(data, Tensor):
+        return data.to(device=data.device if device is None else device, dtype=data.dtype if dtype is None else dtypes.dtype(dtype))
+    if isinstance(data, np.ndarray) and dtype is None and (device is None or Device(device) is host_device()):
+        place = _place(device)
+        if place.backend.host:
+            return from_numpy(data, place)
+    return tensor(data, dtype, device)
+
+
+asarray = as_tensor
+
+
+def from_numpy(array: Any, device: Placement = None) -> Tensor:
+    """Return a tensor that shares memory with a NumPy array, on a device whose memory is host memory.
+
+    Arrays that are read-only, byte-swapped or not laid out forwards are copied. Writes on either side show on the other; NumPy's
+    cannot be seen by version counters.
+
+    >>> import numpy as np, treadle as td
+    >>> a = np.zeros(2, np.float32)
+    >>> x = td.from_numpy(a, "reference")
+    >>> a[0] = 5
+    >>> x
+    tensor([5., 0.])
+    """
+    if not isinstance(array, np.ndarray):
+        raise ArgumentError(f"from_numpy: expected a numpy.ndarray, not {type(array).__name__}")
+    place = _place(device)
+    if not place.backend.host:
+        place = host_device()
+    kind = dtypes.dtype(array.dtype)
+    strides = tuple(s // array.itemsize for s in array.strides)
+    regular = array.flags.writeable and array.flags.aligned and array.dtype == kind.np and all(s % array.itemsize == 0 for s in array.strides)
+    if not regular or any(s < 0 for s in strides) or not array.size:
+        return from_array(array, place)
+    return Tensor(place.backend.wrap_host(_bytes_of(array)), sig_of(kind, array.shape, strides, place))
+
+
+def _bytes_of(array: Any) -> Any:
+    """A writable uint8 array over the memory an array spans, which keeps the array alive."""
+    span = 1 + sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + array.itemsize - 1
+    raw = array.view(np.uint8) if array.dtype.kind != "V" and array.flags.c_contiguous and array.ndim else None
+    if raw is not None:
+        return raw.reshape(-1)
+    return np.lib.stride_tricks.as_strided(array.reshape(-1)[:1].view(np.uint8) if array.flags.c_contiguous else _first(array), (span,), (1,))
+
+
+def _first(array: Any) -> Any:
+    """The bytes of the first element, as a view."""
+    item = np.lib.stride_tricks.as_strided(array, (1,), (array.itemsize,))
+    return item.view(np.uint8)
+
+
+def _shape(op: str, size: tuple[Any, ...]) -> tuple[int, ...]:
+    """Sizes given as one sequence or as separate integers."""
+    if len(size) == 1 and not hasattr(size[0], "__index__"):
+        size = tuple(size[0])
+    return sizes(op, size)
+
+
+def full_of(shape: Sequence[int], value: Any, kind: DType, place: Device) -> Tensor:
+    """A tensor of one value, made on the device itself."""
+    sig = dense_sig(kind, tuple(shape), place)
+    storage = dispatch.allocate(place, sig.nbytes, "full")
+    if sig.size:
+        dispatch.fill(place, storage, CATALOGUE["cast"].reference(np.asarray(value), kind), Spec(sig.shape, kind))
+    return Tensor(storage, sig)
+
+
+def _kind(dtype: Any) -> DType:
+    return dtypes.get_default_dtype() if dtype is None else dtypes.dtype(dtype)
+
+
+def zeros(*size: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return zeros of the given size.
+
+    >>> import treadle as td
+    >>> td.zeros(2, 3).shape
+    (2, 3)
+    """
+    return _finish(full_of(_shape("zeros", size), 0, _kind(dtype), _place(device)), requires_grad)
+
+
+def ones(*size: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return ones of the given size.
+
+    >>> import treadle as td
+    >>> td.ones(2)
+    tensor([1., 1.])
+    """
+    return _finish(full_of(_shape("ones", size), 1, _kind(dtype), _place(device)), requires_grad)
+
+
+def empty(*size: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return a tensor whose values are whatever the memory holds.
+
+    >>> import treadle as td
+    >>> td.empty(4, 0).shape
+    (4, 0)
+    """
+    place, kind = _place(device), _kind(dtype)
+    sig = dense_sig(kind, _shape("empty", size), place)
+    return _finish(Tensor(dispatch.allocate(place, sig.nbytes, "empty"), sig), requires_grad)
+
+
+def full(size: Any, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return a tensor of `size` filled with one value; the dtype follows the value unless given.
+
+    >>> import treadle as td
+    >>> td.full((2,), 7)
+    tensor([7, 7])
+    """
+    fill_value = fill_value.item() if isinstance(fill_value, (Tensor, np.generic)) else fill_value
+    kind = dtypes.dtype(dtype) if dtype is not None else dtypes.get_default_dtype() if isinstance(fill_value, float) else dtypes.dtype(type(fill_value))
+    shape = _shape("full", (size,)) if not hasattr(size, "__index__") else sizes("full", (size,))
+    return _finish(full_of(shape, fill_value, kind, _place(device)), requires_grad)
+
+
+def _like(maker: Any) -> Any:
+    def like(x: Tensor, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+        return maker(x.shape, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)  # type: ignore[no-any-return]
+
+    like.__name__ = maker.__name__ + "_like"
+    like.__doc__ = f"""Return {maker.__name__} with the shape, dtype and device of x.
+
+    >>> import treadle as td
+    >>> td.{maker.__name__}_like(td.tensor([[1.0, 2.0]])).shape
+    (1, 2)
+    """
+    return like
+
+
+zeros_like, ones_like, empty_like = _like(zeros), _like(ones), _like(empty)
+
+
+def full_like(x: Tensor, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return a tensor of one value with the shape, dtype and device of x.
+
+    >>> import treadle as td
+    >>> td.full_like(td.zeros(2), 3.0)
+    tensor([3., 3.])
+    """
+    return full(x.shape, fill_value, dtype or x.dtype, device or x.device, requires_grad)
+
+
+def run_iota(start: Any, step: Any, size: int, dtype: DType, device: Any = None) -> Tensor:
+    """The eager function of `iota`, which has no operand to take a device from."""
+    op = CATALOGUE["iota"]
+    if STATE.special and (i := INTERPRETER.get()) is not None:
+        return i(op, (start, step), (size, dtype))  # type: ignore[no-any-return]
+    place = _place(device)
+    number = float if dtype.kind == "f" else int
+    out = Spec(sizes("iota", (size,)), dtype)
+    from_ = (number(start), number(step))
+    kernel = dispatch.bind(op, place, (number, number), [out], {"size": size, "dtype": dtype}, (True,), None)
+    return Tensor(kernel.run(*from_), dense_sig(dtype, out.shape, place))
+
+
+CATALOGUE["iota"].fn = run_iota
+
+
+def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return start, start + step, ... up to but not including end; int64 for integers, else the default dtype.
+
+    >>> import treadle as td
+    >>> td.arange(2, 8, 2)
+    tensor([2, 4, 6])
+    """
+    start, end = (0, start) if end is None else (start, end)
+    start, end, step = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, end, step))
+    if step == 0:
+        raise ArgumentError("arange: step must not be zero")
+    exact = all(isinstance(v, int) for v in (start, end, step))
+    kind = dtypes.dtype(dtype) if dtype is not None else dtypes.int64 if exact else dtypes.get_default_dtype()
+    count = (end - start) / step if not exact else -((start - end) // step)
+    if not np.isfinite(count):
+        raise ArgumentError(f"arange: start, end and step must be finite: {start}, {end}, {step}")
+    return _finish(run_iota(start, step, max(0, int(np.ceil(count))), kind, device), requires_grad)
+
+
+def linspace(start: float, end: float, steps: int, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return `steps` evenly spaced values from start to end, both included.
+
+    >>> import treadle as td
+    >>> td.linspace(0, 1, 3)
+    tensor([0.0000, 0.5000, 1.0000])
+    """
+    kind = _kind(dtype)
+    return from_array(np.linspace(start, end, sizes("linspace", (steps,))[0]).astype(kind.np), device, requires_grad)
+
+
+def eye(n: int, m: int | None = None, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+    """Return an (n, m) matrix with ones on the diagonal.
+
+    >>> import treadle as td
+    >>> td.eye(2)
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    rows, columns = sizes("eye", (n, n if m is None else m))
+    place = _place(device)
+    hit = run_iota(0, 1, rows, dtypes.int64, place).reshape(rows, 1) == run_iota(0, 1, columns, dtypes.int64, place)
+    return _finish(hit.to(_kind(dtype)), requires_grad)
+
+
+def from_dlpack(x: Any) -> Tensor:
+    """Return a tensor that shares memory with any object that speaks DLPack on host memory.
+
+    >>> import numpy as np, treadle as td
+    >>> td.from_dlpack(np.arange(3)).dtype
+    treadle.int64
+    """
+    array = np.from_dlpack(x)
+    if not array.flags.writeable and hasattr(x, "__array_interface__"):
+        array = np.asarray(x)
+    return from_numpy(array)
+

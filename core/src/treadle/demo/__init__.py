@@ -1,0 +1,1 @@
+"""The demonstration behind ``treadle demo``: train, look, save, load again elsewhere, compare."""

@@ -1,0 +1,236 @@
+"""Op: the declaration of one operation, and the context that says what calling it means.
+
+An op knows nothing of what is done with it. Calling one goes through `fn`, which the eager engine installs; a current
+interpreter (a context variable, never the type of an argument) may give the call another meaning.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+from treadle.dtypes import ALL, FLOATS, DType
+from treadle.errors import ArgumentError
+from treadle.spec import Spec
+
+REQUIRED: Any = inspect.Parameter.empty
+Rule = Any  # a function whose parameter names say what it needs, or an Op
+
+
+class State:
+    """Process-wide switch: how many non-default interpreters are active, so that the hot path tests one attribute."""
+
+    __slots__ = ("special",)
+
+    def __init__(self) -> None:
+        self.special = 0
+
+
+STATE = State()
+INTERPRETER: ContextVar[Any] = ContextVar("treadle_interpreter", default=None)
+
+
+class interpreting:
+    """Context manager: calls of ops inside go to `interpreter(op, inputs, attrs)`."""
+
+    def __init__(self, interpreter: Any) -> None:
+        self.interpreter = interpreter
+
+    def __enter__(self) -> Any:
+        STATE.special += 1
+        self.token = INTERPRETER.set(self.interpreter)
+        return self.interpreter
+
+    def __exit__(self, *exc: object) -> None:
+        INTERPRETER.reset(self.token)
+        STATE.special -= 1
+
+
+class Input(NamedTuple):
+    """One operand of a signature: `x`, `b?` (may be None), `xs*` (a list), `lr#` (a Python number, passed by value)."""
+
+    name: str
+    optional: bool = False
+    many: bool = False
+    number: bool = False
+
+
+class Sample(NamedTuple):
+    """One call of an op for tests: operands are described (see ops.samples), so that any dtype and device can be made of them."""
+
+    args: tuple[Any, ...]
+    attrs: dict[str, Any]
+    name: str = ""
+
+
+class ErrorCase(NamedTuple):
+    """A call that must raise `error` with a text matching `match`, before any kernel runs."""
+
+    sample: Sample
+    error: type[Exception]
+    match: str
+
+
+class Num(NamedTuple):
+    """Numeric class: how far a kernel may be from the float64 reference (CONTRACT: Numerics)."""
+
+    kind: str  # exact | ulp | contract
+    limit: float = 0.0
+
+
+EXACT = Num("exact")
+CONTRACT_CLASS = Num("contract", 4.0)
+
+
+def ulp(limit: float) -> Num:
+    return Num("ulp", limit)
+
+
+CATALOGUE: dict[str, "Op"] = {}
+INSTALLERS: list[Callable[["Op"], None]] = []  # the eager engine adds itself here; ops declared later are installed at once
+
+
+class Op:
+    """One operation, declared once: everything else (function, method, checks, gradients, tests, docs) is made from this.
+
+    Calling an op runs it under the current interpreter: operands by position, attributes by position or keyword.
+    """
+
+    __slots__ = (
+        "attrs", "aux", "aux_names", "c_expr", "canon", "category", "check", "cost", "decompose", "differentiable", "doc",
+        "dtypes", "errors", "fn", "inplace", "inputs", "int_to_float", "kinks", "layout", "main", "name", "num", "promote",
+        "reference", "results", "samples", "since", "spec", "tier", "version", "vjp",
+    )  # fmt: skip
+
+    name: str
+    inputs: tuple[Input, ...]
+    results: tuple[str, ...]
+    attrs: dict[str, Any]  # name -> default, in order
+    fn: Callable[..., Any]
+
+    def __init__(self, name: str, signature: str, *, tier: str, category: str = "composite", **fields: Any) -> None:
+        left, right = signature.split("->")
+        self.name, self.tier, self.category = name, tier, category
+        self.inputs = tuple(_input(word) for word in left.split())
+        self.results = tuple(right.split())
+        self.aux, names = fields.pop("aux", (None, ""))
+        self.aux_names = tuple(names.split())
+        for key, default in _DEFAULTS.items():
+            setattr(self, key, fields.pop(key, default))
+        if fields:
+            raise ArgumentError(f"op {name}: unknown fields {sorted(fields)}")
+        self.attrs = self._find_attrs()
+        self.main = self._find_main()
+        self.doc = inspect.cleandoc(self.doc)
+        self.fn = self._not_installed
+        CATALOGUE[name] = self
+        for install in INSTALLERS:
+            install(self)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        operands = " ".join(i.name + "?" * i.optional + "*" * i.many + "#" * i.number for i in self.inputs)
+        return f"<op {self.name}: {operands} -> {' '.join(self.results)}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CATALOGUE.__getitem__, (self.name,)
+
+    def _not_installed(self, *args: Any, **kwargs: Any) -> Any:
+        raise ArgumentError(f"op {self.name}: no engine is installed; import treadle first")
+
+    def _find_attrs(self) -> dict[str, Any]:
+        if self.category in ("unary", "binary", "elementwise"):
+            return {}
+        sources = (self.decompose, self.reference, self.layout, self.spec)
+        source = next((f for f in sources if inspect.isfunction(f)), None)
+        known = {i.name for i in self.inputs} | set(self.aux_names) | ({"shape", "strides"} if self.tier == "view" else set())
+        found = {} if source is None else dict(inspect.signature(source).parameters)
+        return {n: p.default for n, p in found.items() if n not in known and p.kind is not p.VAR_POSITIONAL}
+
+    def _find_main(self) -> int:
+        """Index of the operand whose dtype kernels are claimed by."""
+        for i, operand in enumerate(self.inputs):
+            if not operand.number and operand.name not in ("c", "i"):
+                return i
+        return 0
+
+    @property
+    def partial(self) -> bool:
+        """Whether a caller may ask for some results only (a gradient of several operands)."""
+        return len(self.results) > 1 and self.name.endswith("_grad")
+
+
+def _input(word: str) -> Input:
+    name = word.rstrip("?*#")
+    return Input(name, "?" in word, "*" in word, "#" in word)
+
+
+def _nothing(*args: Any, **attrs: Any) -> None:
+    return None
+
+
+_DEFAULTS: dict[str, Any] = {
+    "version": 1, "since": 0,  # semantic revision; contract minor that introduced the op
+    "dtypes": frozenset(ALL),  # allowed for the main operand after promotion
+    "promote": False,  # operands are promoted to one dtype and broadcast to one shape
+    "int_to_float": False,  # integers are computed in the default float type
+    "spec": None,  # (*specs, **attrs) -> Spec or tuple of Specs; raises for operands that do not fit
+    "check": _nothing,  # (*specs, **attrs): extra preconditions
+    "canon": None,  # (*specs, **attrs) -> attrs in canonical form
+    "layout": None,  # view ops: (shape, strides, **attrs) -> (shape, strides, offset) or None
+    "reference": None, "decompose": None, "c_expr": None,
+    "vjp": None,  # {"x w": rule}; {} = no gradient at all; None = through the decomposition
+    "differentiable": True, "inplace": False,
+    "samples": (), "errors": (), "num": CONTRACT_CLASS, "kinks": None, "cost": None, "doc": "",
+}  # fmt: skip
+
+
+def same(x: Spec, *rest: Spec, **attrs: Any) -> Spec:
+    return x
+
+
+def boolean(x: Spec, *rest: Spec, **attrs: Any) -> Spec:
+    return Spec(x.shape, ALL[0])
+
+
+def elementwise(name: str, operands: str, c_expr: Any, reference: Any, vjp: Any = None, tier: str = "kernel", **fields: Any) -> Op:
+    """Declare an op that works element by element on operands promoted to one dtype and broadcast to one shape."""
+    fields = {"spec": same, "promote": True, "num": EXACT} | fields
+    category = {1: "unary", 2: "binary"}.get(len(operands.split()), "elementwise")
+    result = "gx" if operands.startswith("g ") else "y"
+    return Op(
+        name, f"{operands} -> {result}", tier=tier, category=category, c_expr=c_expr, reference=reference, vjp=vjp, **fields
+    )  # fmt: skip
+
+
+def unary(name: str, c_expr: Any, reference: Any, vjp: Any = None, **fields: Any) -> Op:
+    return elementwise(name, "x", c_expr, reference, vjp, **fields)
+
+
+def unary_float(name: str, c_expr: Any, reference: Any, vjp: Any = None, **fields: Any) -> Op:
+    return elementwise(name, "x", c_expr, reference, vjp, **{"dtypes": FLOATS, "int_to_float": True, "num": ulp(4)} | fields)
+
+
+def binary(name: str, c_expr: Any, reference: Any, vjp: Any = None, **fields: Any) -> Op:
+    return elementwise(name, "a b", c_expr, reference, vjp, **fields)
+
+
+def composite(name: str, signature: str, decompose: Any, vjp: Any = None, **fields: Any) -> Op:
+    """Declare an op that has a decomposition over other ops and that a backend may claim natively."""
+    return Op(name, signature, tier="composite", decompose=decompose, vjp=vjp, **{"dtypes": FLOATS} | fields)
+
+
+def view(name: str, signature: str, layout: Any, **fields: Any) -> Op:
+    """Declare an op that only reads the same storage through another layout."""
+    return Op(name, signature, tier="view", category="view", layout=layout, **{"num": EXACT} | fields)
+
+
+def host(name: str, signature: str, reference: Any, **fields: Any) -> Op:
+    """Declare an op whose result shape depends on data: its NumPy reference runs on the host unless a backend claims it."""
+    return Op(name, signature, tier="host", category="host", reference=reference, **{"vjp": {}, "num": EXACT} | fields)
+
+
+def names(dtypes: Iterable[DType]) -> str:
+    return ", ".join(sorted(d.name for d in dtypes))

@@ -1,0 +1,75 @@
+"""Scaled dot-product attention (Vaswani et al. 2017) with the log-sum-exp as an aux value, so that its gradient recomputes
+probabilities instead of keeping them (Dao et al. 2022)."""
+
+from typing import Any
+
+from treadle.errors import ShapeError
+from treadle.op import Num, composite
+from treadle.ops.contraction import matmul
+from treadle.ops.elementwise import eq, exp, where
+from treadle.ops.manipulation import transpose_last
+from treadle.ops.reduction import sum_
+from treadle.ops.samples import Arg, bools, s
+from treadle.ops.softmax import logsumexp
+from treadle.spec import Spec
+
+CLASS = Num("mixed", 64.0)
+INF = float("inf")
+
+
+def _spec(q: Spec, k: Spec, v: Spec, mask: Spec | None = None, scale: float = 1.0, causal: bool = False) -> Spec:
+    if not (q.ndim == k.ndim == v.ndim == 4) or q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
+        raise ShapeError(f"attention: q (B, H, M, D), k (B, H, N, D), v (B, H, N, E) expected: {q.shape}, {k.shape}, {v.shape}")
+    if mask is not None and mask.shape != (*q.shape[:3], k.shape[2]):
+        raise ShapeError(f"attention: mask must be (B, H, M, N) = {(*q.shape[:3], k.shape[2])}: {mask.shape}")
+    return Spec((*q.shape[:3], v.shape[3]), q.dtype)
+
+
+def _scores(q: Any, k: Any, mask: Any, scale: float, causal: bool) -> Any:
+    x = matmul(q, transpose_last(k)) * scale  # (B, H, M, D) @ (B, H, D, N)
+    if mask is not None:
+        x = where(mask, x, -INF) if mask.dtype.kind == "b" else x + mask
+    if causal:
+        rows, columns = x.shape[-2:]
+        x = where(x.new_arange(columns) <= x.new_arange(rows).reshape(rows, 1), x, -INF)
+    return x
+
+
+def _lse(q: Any, k: Any, mask: Any = None, scale: float = 1.0, causal: bool = False) -> Any:
+    return logsumexp(_scores(q, k, mask, scale, causal), (3,), True)
+
+
+def _probabilities(q: Any, k: Any, mask: Any, lse: Any, scale: float, causal: bool) -> Any:
+    return exp(_scores(q, k, mask, scale, causal) - where(eq(lse, -INF), 0.0, lse))  # a row that sees nothing is all zeros
+
+
+def _attention(q: Any, k: Any, v: Any, mask: Any, lse: Any, scale: float = 1.0, causal: bool = False) -> Any:
+    return matmul(_probabilities(q, k, mask, lse, scale, causal), v)
+
+
+def _attention_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, scale: float = 1.0, causal: bool = False) -> Any:
+    p = _probabilities(q, k, mask, lse, scale, causal)
+    ds = p * (matmul(g, transpose_last(v)) - sum_(g * y, (3,), True)) * scale
+    return matmul(ds, k), matmul(transpose_last(ds), q), matmul(transpose_last(p), g)
+
+
+def _cases(*lead: Any) -> list[Any]:
+    q, k, v = (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 7)
+    square = ((1, 2, 7, 4),) * 3
+    return [s(q, k, v, None, scale=0.4), s(*square, None, scale=0.5, causal=True), s(q, k, v, bools(2, 3, 4, 6), scale=1.0), s(q, k, v, (2, 3, 4, 6), scale=1.0)]
+
+
+def _grad_cases() -> list[Any]:
+    out = []
+    for c in _cases():
+        q, k, v, mask = c.args
+        y = Arg((*q.shape[:3], v.shape[3]))
+        out.append(s(y, q, k, v, mask, y, Arg((*q.shape[:3], 1), "positive"), **c.attrs))
+    return out
+
+
+attention_lse = composite("attention_lse", "q k mask? -> lse", _lse, spec=lambda q, k, mask=None, scale=1.0, causal=False: Spec((*q.shape[:3], 1), q.dtype),
+                          samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=CLASS)
+attention_grad = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=lambda g, q, k, v, mask, y, lse, scale=1.0, causal=False: (q, k, v),
+                           samples=_grad_cases(), num=CLASS)
+attention = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS)

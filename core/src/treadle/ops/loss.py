@@ -1,0 +1,88 @@
+"""Cross-entropy over class indices: log-softmax and negative log-likelihood in one op, as PyTorch defines it."""
+
+from typing import Any
+
+import numpy as np
+
+from treadle.dtypes import INTS
+from treadle.errors import ArgumentError, DTypeError, ShapeError
+from treadle.op import Num, composite
+from treadle.ops.elementwise import exp, where
+from treadle.ops.manipulation import reshape
+from treadle.ops.reduction import sum_
+from treadle.ops.samples import Arg, ints, s
+from treadle.ops.softmax import logsumexp
+from treadle.spec import Spec
+
+CLASS = Num("mixed", 64.0)
+
+
+def _spec(x: Spec, t: Spec, w: Spec | None = None, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Spec:
+    if x.ndim != 2 or t.shape != x.shape[:1]:
+        raise ShapeError(f"cross_entropy: logits (N, C) and class indices (N,) expected: {x.shape}, {t.shape}")
+    if t.dtype not in INTS:
+        raise DTypeError(f"cross_entropy: class indices must be integers: {t.dtype}; probabilities go through nn.functional.cross_entropy")
+    if w is not None and w.shape != x.shape[1:]:
+        raise ShapeError(f"cross_entropy: class weights {w.shape} must be (C,) = {x.shape[1:]}")
+    if reduction not in ("mean", "sum", "none"):
+        raise ArgumentError(f"cross_entropy: reduction must be 'mean', 'sum' or 'none': {reduction!r}")
+    if not 0.0 <= label_smoothing <= 1.0:
+        raise ArgumentError(f"cross_entropy: label_smoothing must lie in [0, 1]: {label_smoothing}")
+    return Spec(x.shape[:1] if reduction == "none" else (), x.dtype)
+
+
+def _parts(x: Any, t: Any, w: Any, ignore_index: int) -> Any:
+    """(hit, valid, weight): one-hot targets (N, C), rows that count (N,), weight of each row's class (N,), zero where ignored."""
+    classes = x.new_arange(x.shape[1], dtype=t.dtype)
+    valid = t != ignore_index
+    hit = (reshape(t, (-1, 1) if t.size else (0, 1)) == classes) & reshape(valid, (t.shape[0], 1))
+    picked = hit.to(x.dtype) if w is None else hit.to(x.dtype) * w
+    return hit, valid.to(x.dtype), sum_(picked, (1,))
+
+
+def _loss(x: Any, t: Any, w: Any, lse: Any, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    hit, valid, weight = _parts(x, t, w, ignore_index)
+    logp = x - reshape(lse, (x.shape[0], 1))
+    rows = -weight * sum_(where(hit, logp, 0.0), (1,))
+    if label_smoothing:
+        smooth = -valid * sum_(logp if w is None else logp * w, (1,))
+        rows = rows * (1.0 - label_smoothing) + smooth * (label_smoothing / x.shape[1])
+    if reduction == "none":
+        return rows
+    total = sum_(rows, (0,))
+    return total if reduction == "sum" else total / sum_(weight, (0,))
+
+
+def _grad(g: Any, x: Any, t: Any, w: Any, lse: Any, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    hit, valid, weight = _parts(x, t, w, ignore_index)
+    n = (x.shape[0], 1)
+    p = exp(x - reshape(lse, n))
+    gx = (p - hit.to(x.dtype)) * reshape(weight, n)
+    if label_smoothing:
+        spread = p * float(x.shape[1]) - 1.0 if w is None else p * sum_(w, (0,)) - w
+        gx = gx * (1.0 - label_smoothing) + spread * reshape(valid, n) * (label_smoothing / x.shape[1])
+    if reduction == "none":
+        return gx * reshape(g, n)
+    return gx * g if reduction == "sum" else gx * (g / sum_(weight, (0,)))
+
+
+def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Any:
+    valid = t != ignore_index
+    bad = valid & ((t < 0) | (t >= x.shape[1]))
+    if bad.any():
+        raise IndexError(f"cross_entropy: target {t[bad][0]} is out of range for {x.shape[1]} classes (ignore_index {ignore_index})")
+    weights = np.ones(x.shape[1]) if w is None else w
+    top = x.max(1, keepdims=True) if x.size else 0
+    logp = x - top - np.log(np.exp(x - top).sum(1, keepdims=True))
+    safe = np.where(valid, t, 0)
+    weight = weights[safe] * valid
+    rows = -weight * logp[np.arange(len(t)), safe] * (1 - label_smoothing) - valid * (logp * weights).sum(1) * (label_smoothing / x.shape[1])
+    return rows if reduction == "none" else rows.sum() / (weight.sum() if reduction == "mean" else 1)
+
+
+CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1), s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
+         s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2)]
+cross_entropy_lse = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=lambda x: Spec(x.shape[:1], x.dtype), samples=[s((4, 5))], num=CLASS)
+cross_entropy_grad = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=lambda g, x, *rest, **kw: x, num=CLASS,
+                               samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,), **c.attrs) for c in CASES])
+cross_entropy = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES, num=CLASS)

@@ -1,0 +1,148 @@
+"""View ops (layout algebra, no kernel) and copy ops (pieces placed into a new tensor by `copy_strided`).
+
+A view's rule takes shape and strides and returns (shape, strides, offset), or None where only a copy can do it. Offsets and
+strides count elements. Gradients of views follow from the layouts themselves (autograd.views).
+"""
+
+from typing import Any
+
+import numpy as np
+
+from treadle.errors import ShapeError
+from treadle.op import EXACT, Op, view
+from treadle.ops.samples import s
+from treadle.shapes import Shape, dense_strides, expand_strides, reshape_strides
+from treadle.spec import Spec
+
+Layout = tuple[Shape, Shape, int]
+
+
+def _reshape(shape: Shape, strides: Shape, to: Shape) -> Layout | None:
+    new = reshape_strides(shape, strides, to)
+    return None if new is None else (to, new, 0)
+
+
+def _permute(shape: Shape, strides: Shape, axes: Shape) -> Layout:
+    return tuple(shape[a] for a in axes), tuple(strides[a] for a in axes), 0
+
+
+def _expand(shape: Shape, strides: Shape, to: Shape) -> Layout:
+    lead = len(to) - len(shape)
+    if lead < 0 or any(n not in (1, t) for n, t in zip(shape, to[lead:], strict=True)):
+        raise ShapeError(f"expand: {shape} does not broadcast to {to}")
+    return to, expand_strides(shape, strides, to), 0
+
+
+def _subscript(shape: Shape, strides: Shape, items: tuple[Any, ...]) -> Layout:
+    """items: an int selects, (start, count, step) slices, None adds an axis of size 1; one per axis, already in range."""
+    new_shape, new_strides, offset, axis = [], [], 0, 0
+    for item in items:
+        if item is None:
+            new_shape.append(1)
+            new_strides.append(0)
+            continue
+        if item.__class__ is tuple:
+            start, count, step = item
+            new_shape.append(count)
+            new_strides.append(strides[axis] * step)
+            offset += start * strides[axis] if count else 0
+        else:
+            offset += item * strides[axis]
+        axis += 1
+    return tuple(new_shape), tuple(new_strides), offset
+
+
+def _flip(shape: Shape, strides: Shape, axes: Shape) -> Layout:
+    offset = sum((shape[a] - 1) * strides[a] for a in axes if shape[a])
+    return shape, tuple(-st if a in axes else st for a, st in enumerate(strides)), offset
+
+
+def _windows(shape: Shape, strides: Shape, axis: int, size: int, step: int, dilation: int) -> Layout:
+    count = (shape[axis] - dilation * (size - 1) - 1) // step + 1
+    new_shape = (*shape[:axis], count, *shape[axis + 1 :], size)
+    return new_shape, (*strides[:axis], strides[axis] * step, *strides[axis + 1 :], strides[axis] * dilation), 0
+
+
+reshape = view("reshape", "x -> y", _reshape, samples=[s((4, 6), to=(3, 8)), s((), to=(1, 1)), s((0, 3), to=(3, 0))])
+permute = view("permute", "x -> y", _permute, samples=[s((2, 3, 4), axes=(2, 0, 1)), s((3, 0), axes=(1, 0)), s((), axes=())])
+expand = view("expand", "x -> y", _expand, samples=[s((3, 1), to=(2, 3, 4)), s((), to=(2,)), s((1, 0), to=(4, 0))])
+subscript = view("subscript", "x -> y", _subscript, samples=[s((5, 6), items=((1, 2, 2), 3)), s((4,), items=(None, (3, 4, -1))), s((0, 2), items=((0, 0, 1), 1))])
+flip = view("flip", "x -> y", _flip, samples=[s((4, 5), axes=(0,)), s((2, 3, 4), axes=(0, 2)), s((0, 2), axes=(1,))])
+windows = view("windows", "x -> y", _windows, samples=[s((2, 9), axis=1, size=3, step=2, dilation=1), s((7,), axis=0, size=2, step=1, dilation=3), s((5,), axis=0, size=5, step=1, dilation=1)])
+
+
+# ---- copy ops: out = fill, then each operand copied into its region ------------------------------------------------------
+def _concat_spec(*xs: Spec, axis: int) -> Spec:
+    first = xs[0]
+    for x in xs:
+        if x.ndim != first.ndim or any(a != b for d, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if d != axis):
+            raise ShapeError(f"concat: shapes must agree except at axis {axis}: {[y.shape for y in xs]}")
+    total = sum(x.shape[axis] for x in xs)
+    return Spec((*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)
+
+
+def _concat_regions(out: Spec, *xs: Spec, axis: int) -> list[tuple[int, Layout]]:
+    strides, offset, regions = dense_strides(out.shape), 0, []
+    for k, x in enumerate(xs):
+        regions.append((k, (x.shape, strides, offset)))
+        offset += x.shape[axis] * strides[axis]
+    return regions
+
+
+def _concat_grad(g: Any, shape_xs: Any, axis: int) -> list[Any]:
+    out, start = [], 0
+    for shape in shape_xs:
+        out.append(narrow(g, axis, start, shape[axis]))
+        start += shape[axis]
+    return out
+
+
+def _pad_spec(x: Spec, value: float, widths: Any) -> Spec:
+    return Spec(tuple(n + lo + hi for n, (lo, hi) in zip(x.shape, widths, strict=True)), x.dtype)
+
+
+def _pad_regions(out: Spec, x: Spec, widths: Any) -> list[tuple[int, Layout]]:
+    strides = dense_strides(out.shape)
+    return [(0, (x.shape, strides, sum(lo * st for (lo, _), st in zip(widths, strides, strict=True))))]
+
+
+def _pad_grad(g: Any, shape_x: Shape, widths: Any) -> Any:
+    return subscript(g, tuple((lo, n, 1) for (lo, _), n in zip(widths, shape_x, strict=True)))
+
+
+def _write_regions(out: Spec, x: Spec, y: Spec, items: Any) -> list[tuple[int, Layout]]:
+    dense = dense_strides(out.shape)
+    return [(0, (out.shape, dense, 0)), (1, _subscript(out.shape, dense, items))]
+
+
+def _write_reference(x: Any, y: Any, items: Any) -> Any:
+    out = x.copy()
+    shape, strides, offset = _subscript(x.shape, dense_strides(x.shape), items)
+    step = out.itemsize
+    region = np.lib.stride_tricks.as_strided(out.reshape(-1)[offset:], shape, [n * step for n in strides])
+    region[...] = y
+    return out
+
+
+concat = Op("concat", "xs* -> y", tier="copy", category="copy", spec=_concat_spec, layout=_concat_regions, num=EXACT,
+            reference=lambda *xs, axis: np.concatenate(xs, axis), vjp={"xs": _concat_grad},
+            samples=[s([(2, 3), (4, 3)], axis=0), s([(2, 3), (2, 1), (2, 0)], axis=1), s([(5,)], axis=0)])
+pad = Op("pad", "x value# -> y", tier="copy", category="copy", spec=_pad_spec, layout=_pad_regions, num=EXACT,
+         reference=lambda x, value, widths: np.pad(x, widths, constant_values=value).astype(x.dtype), vjp={"x": _pad_grad},
+         samples=[s((2, 3), 1.5, widths=((1, 0), (2, 3))), s((0, 2), 0.0, widths=((1, 1), (0, 0))), s((), 0.0, widths=())])
+copy = Op("copy", "x -> y", tier="copy", category="copy", spec=lambda x: x, layout=lambda out, x: [(0, (x.shape, dense_strides(x.shape), 0))], num=EXACT,
+          reference=lambda x: x.copy(), vjp={"x": lambda g: g}, samples=[s((4, 5)), s(()), s((0, 3))], doc="Copy to new memory, row-major.")
+write = Op("write", "x y -> z", tier="copy", category="copy", spec=lambda x, y, items: x, layout=_write_regions, num=EXACT, reference=_write_reference,
+           vjp={"x": lambda g, y, items: write(g, y * 0, items), "y": lambda g, items: subscript(g, items)},
+           samples=[s((5, 6), (2,), items=((1, 2, 2), 3)), s((4,), (4,), items=((3, 4, -1),)), s((3, 2), (3, 0), items=((0, 3, 1), (0, 0, 1)))])
+
+
+def narrow(x: Any, axis: int, start: int, count: int) -> Any:
+    """Return the view of `count` indices from `start` on along one axis."""
+    return subscript(x, tuple((start, count, 1) if d == axis else (0, n, 1) for d, n in enumerate(x.shape)))
+
+
+def transpose_last(x: Any) -> Any:
+    """Swap the last two axes: (..., m, n) -> (..., n, m)."""
+    n = x.ndim
+    return permute(x, (*range(n - 2), n - 1, n - 2))

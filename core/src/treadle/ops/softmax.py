@@ -1,0 +1,60 @@
+"""Softmax, its logarithm, and logsumexp."""
+
+from typing import Any
+
+import numpy as np
+
+from treadle.op import Num, composite
+from treadle.ops.elementwise import MIXED, abs_, eq, exp, log, where
+from treadle.ops.reduction import kept, max_, sum_
+from treadle.ops.samples import s
+from treadle.shapes import Shape, reduced
+from treadle.spec import Spec
+
+AXIS = [s((4, 5), axis=1), s((4, 5), axis=0), s((7,), axis=0), s((2, 3, 4), axis=1), s((0, 3), axis=1), s((3, 67), axis=1), s((64, 10), axis=1), s((5, 1), axis=1)]
+PAIR = [s(x.args[0], x.args[0], **x.attrs) for x in AXIS]
+RELATIVE = Num("mixed", 16.0)
+
+
+def _softmax(x: Any, axis: int) -> Any:
+    e = exp(x - _safe_max(x, (axis,)))
+    return e / sum_(e, (axis,), True)
+
+
+def _safe_max(x: Any, axes: Shape) -> Any:
+    """The maximum as a constant: any constant gives the same result, so no gradient flows through it."""
+    return max_(x.detach(), axes, True) if all(x.shape[a] for a in axes) else 0.0
+
+
+def _softmax_reference(x: Any, axis: int) -> Any:
+    e = np.exp(x - (x.max(axis, keepdims=True) if x.size else 0))
+    return e / e.sum(axis, keepdims=True)
+
+
+def _log_softmax(x: Any, axis: int) -> Any:
+    shifted = x - _safe_max(x, (axis,))
+    return shifted - log(sum_(exp(shifted), (axis,), True))
+
+
+def _lse(x: Any, axes: Shape, keepdims: bool = False) -> Any:
+    top = _safe_max(x, axes)
+    if top.__class__ is float:
+        return log(sum_(exp(x), axes, keepdims))
+    top = where(eq(abs_(top), float("inf")), 0.0, top)  # an infinite maximum would give inf - inf
+    total = log(sum_(exp(x - top), axes, True)) + top
+    return total if keepdims else total.reshape(reduced(x.shape, axes, False))
+
+
+def _lse_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
+    with np.errstate(divide="ignore"):
+        return np.logaddexp.reduce(x.astype(np.float64), axis=axes, keepdims=keepdims) if len(axes) == 1 else np.log(np.exp(x).sum(axes, keepdims=keepdims))
+
+
+softmax_grad = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
+softmax = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=RELATIVE)
+log_softmax_grad = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
+log_softmax = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x, samples=AXIS, num=RELATIVE,
+                        reference=lambda x, axis: np.log(_softmax_reference(x, axis)))
+logsumexp = composite("logsumexp", "x -> y", _lse, {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
+                      spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference, num=RELATIVE,
+                      samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)), s((3, 67), axes=(1,))])

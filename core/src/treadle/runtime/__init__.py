@@ -1,0 +1,1 @@
+"""The seam that third parties read: devices, layouts, storage, backends, plugins, dispatch."""

@@ -1,0 +1,163 @@
+"""Integer arithmetic on shapes, axes and strides: pure functions, no tensors. Strides count elements."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, SupportsIndex
+
+from treadle.errors import ArgumentError, IndexRangeError, ShapeError
+
+Shape = tuple[int, ...]
+MAX_DIMS = 16
+MAX_ELEMENTS = 1 << 56
+
+
+def numel(shape: Sequence[int]) -> int:
+    return math.prod(shape)
+
+
+def dense_strides(shape: Sequence[int]) -> Shape:
+    """Row-major strides; a size of 0 counts as 1, so that empty tensors have strides too."""
+    strides, step = [0] * len(shape), 1
+    for i in range(len(shape) - 1, -1, -1):
+        strides[i] = step
+        step *= max(shape[i], 1)
+    return tuple(strides)
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether the elements lie in row-major order without gaps (strides of size-1 axes do not matter)."""
+    step = 1
+    for n, s in zip(reversed(shape), reversed(strides), strict=True):
+        if n == 0:
+            return True
+        if n != 1:
+            if s != step:
+                return 0 in shape
+            step *= n
+    return True
+
+
+def extent(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
+    """Lowest and one past the highest element offset that a layout reaches, relative to its first element."""
+    if 0 in shape:
+        return 0, 0
+    low = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s < 0)
+    return low, 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
+
+
+def overlaps(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether two indices may share memory: sorted strides must clear the extent below them (exact for every view we make)."""
+    reach = 0
+    for s, n in sorted((abs(s), n) for n, s in zip(shape, strides, strict=True) if n != 1):
+        if s <= reach and n > 1:
+            return 0 not in shape
+        reach += s * (n - 1)
+    return False
+
+
+def broadcast(op: str, *shapes: Shape) -> Shape:
+    """Return the common shape under NumPy's rules; ShapeError naming the axis otherwise."""
+    first = shapes[0]
+    if all(s == first for s in shapes):
+        return first
+    rank = max(map(len, shapes))
+    out = []
+    for axis in range(rank):
+        sizes = {s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0} - {1}
+        if len(sizes) > 1:
+            text = " and ".join(map(str, shapes))
+            raise ShapeError(f"{op}: shapes {text} do not broadcast: sizes {sorted(sizes)} differ at axis {axis - rank}")
+        out.append(sizes.pop() if sizes else 1)
+    return tuple(out)
+
+
+def expand_strides(shape: Shape, strides: Shape, target: Shape) -> Shape:
+    """Strides that read a tensor of `shape` as `target` (already checked to broadcast): 0 where an axis is repeated."""
+    lead = len(target) - len(shape)
+    return (0,) * lead + tuple(0 if n == 1 != t else s for n, s, t in zip(shape, strides, target[lead:], strict=True))
+
+
+def axis(op: str, a: SupportsIndex, rank: int) -> int:
+    """Return a as a non-negative axis; IndexRangeError outside [-rank, rank). A 0-d tensor accepts 0 and -1, as PyTorch."""
+    try:
+        i = a.__index__()
+    except AttributeError:
+        raise ArgumentError(f"{op}: an axis must be an integer: {a!r}") from None
+    limit = max(rank, 1)
+    if not -limit <= i < limit:
+        raise IndexRangeError(f"{op}: axis {i} is out of range for {rank} dimensions (expected [{-limit}, {limit - 1}])")
+    return i % limit
+
+
+def axes(op: str, given: Any, rank: int) -> Shape:
+    """Return given (None for all, an int, or a sequence) as sorted non-negative axes without repeats."""
+    if given is None:
+        return tuple(range(rank))
+    items = given if isinstance(given, Iterable) else (given,)
+    out = [axis(op, a, rank) for a in items]
+    if len(set(out)) != len(out):
+        raise ArgumentError(f"{op}: an axis appears twice: {tuple(given)}")
+    return tuple(sorted(out)) if rank else ()
+
+
+def sizes(op: str, given: Any) -> Shape:
+    """Return given as a tuple of non-negative sizes whose product is a possible tensor; ShapeError otherwise."""
+    try:
+        out = tuple(n.__index__() for n in given)
+    except (TypeError, AttributeError):
+        raise ArgumentError(f"{op}: a shape must be integers: {given!r}") from None
+    if len(out) > MAX_DIMS:
+        raise ShapeError(f"{op}: {len(out)} dimensions are more than the {MAX_DIMS} supported: {out}")
+    if any(n < 0 for n in out):
+        raise ShapeError(f"{op}: sizes must not be negative: {out}")
+    if math.prod(out) > MAX_ELEMENTS:
+        raise ShapeError(f"{op}: shape {out} has {math.prod(out)} elements, more than any memory")
+    return out
+
+
+def reduced(shape: Shape, over: Shape, keepdims: bool) -> Shape:
+    if keepdims:
+        return tuple(1 if i in over else n for i, n in enumerate(shape))
+    return tuple(n for i, n in enumerate(shape) if i not in over)
+
+
+def infer_size(op: str, shape: Shape, count: int) -> Shape:
+    """Replace one -1 in shape so that it holds count elements; ShapeError when it cannot."""
+    unknown = [i for i, n in enumerate(shape) if n == -1]
+    known = math.prod(n for n in shape if n != -1)
+    if len(unknown) > 1 or any(n < -1 for n in shape):
+        raise ShapeError(f"{op}: at most one size may be -1 and none below it: {shape}")
+    if unknown:
+        if known == 0 or count % known:
+            raise ShapeError(f"{op}: {count} elements do not fit shape {shape}")
+        i = unknown[0]
+        shape = (*shape[:i], count // known, *shape[i + 1 :])
+    elif known != count:
+        raise ShapeError(f"{op}: {count} elements do not fit shape {shape} ({known} elements)")
+    return shape
+
+
+def reshape_strides(shape: Shape, strides: Shape, target: Shape) -> Shape | None:
+    """Strides that read the same elements as `target` without a copy, or None: runs of axes that lie densely may be regrouped."""
+    if 0 in shape:
+        return dense_strides(target)
+    old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]
+    out = [0] * len(target)
+    j = len(target) - 1
+    i = len(old) - 1
+    while i >= 0:
+        size, step = old[i]
+        i -= 1
+        while i >= 0 and old[i][1] == size * step:  # axis i continues the run
+            size *= old[i][0]
+            i -= 1
+        while j >= 0 and size % target[j] == 0 and (size > 1 or target[j] == 1):
+            out[j] = step
+            step *= target[j]
+            size //= target[j]
+            j -= 1
+        if size != 1:
+            return None
+    if j >= 0 and math.prod(target[: j + 1]) != 1:
+        return None
+    return tuple(out)

@@ -1,0 +1,112 @@
+/* The kernels matmul_* and linear_*: products of matrices with any strides, alone or in batches.
+ *
+ * Plan: i = m, n, k, a_row, a_col, b_row, b_col, dims, then size[dims], a_batch[dims], b_batch[dims]; strides in elements.
+ * Inputs a (batch, m, k), b (batch, k, n) and for linear_* bias (n) too; the output (batch, m, n) is dense. */
+#include <string.h>
+#include "matmul.h"
+
+enum { M, N, K, A_ROW, A_COL, B_ROW, B_COL, DIMS, BATCH };
+
+static td_matmul read_plan(const td_plan *p, char **io, int dtype)
+{
+    const int dims = (int)p->i[DIMS];
+    const int64_t *size = p->i + BATCH;
+    td_matmul x = {.dtype = dtype, .m = p->i[M], .n = p->i[N], .k = p->i[K], .a = io[0], .b = io[1],
+                   .a_row = p->i[A_ROW], .a_col = p->i[A_COL], .b_row = p->i[B_ROW], .b_col = p->i[B_COL],
+                   .bias = p->n_in > 2 ? io[2] : NULL, .c = io[p->n_in],
+                   .count = 1, .dims = dims, .size = size, .a_batch = size + dims, .b_batch = size + 2 * dims};
+    for (int d = 0; d < dims; d++) x.count *= size[d];
+    return x;
+}
+
+/* ---- integers: sums wrap, so unsigned arithmetic serves both signs; bool is "or" of "and"s ---- */
+
+/* Rows and columns of C whose sums are held at a time; b_copy holds K_BLOCK rows of B of that width. */
+enum { COLUMNS = 256, K_BLOCK = 32, ROWS = 32 };
+
+static void offsets(const td_matmul *x, int64_t item, int64_t *a, int64_t *b)
+{
+    *a = *b = 0;
+    for (int d = x->dims - 1; d >= 0; d--, item /= x->size[d + 1]) {
+        *a += item % x->size[d] * x->a_batch[d];
+        *b += item % x->size[d] * x->b_batch[d];
+    }
+}
+
+/* A task is ROWS rows by COLUMNS columns of one item. */
+typedef struct { int64_t i, m, j, n, a, b, c; } block;
+
+static block block_at(const td_matmul *x, int64_t t)
+{
+    const int64_t columns = (x->n + COLUMNS - 1) / COLUMNS, rows = (x->m + ROWS - 1) / ROWS;
+    block k = {.j = t % columns * COLUMNS, .i = t / columns % rows * ROWS};
+    const int64_t item = t / columns / rows;
+    k.m = TD_MIN(ROWS, x->m - k.i);
+    k.n = TD_MIN(COLUMNS, x->n - k.j);
+    offsets(x, item, &k.a, &k.b);
+    k.a += k.i * x->a_row;
+    k.b += k.j * x->b_col;
+    k.c = (item * x->m + k.i) * x->n + k.j;
+    return k;
+}
+
+static int run_integers(const td_matmul *x, td_body body)
+{
+    const int64_t tasks = x->count * ((x->m + ROWS - 1) / ROWS) * ((x->n + COLUMNS - 1) / COLUMNS);
+    td_parallel(tasks, body, (void *)x);
+    return TD_OK;
+}
+
+#define INTEGER(name, type, wide, join)                                                                 \
+    static void block_##name(int64_t t, void *ctx)                                                      \
+    {                                                                                                   \
+        const td_matmul *x = ctx;                                                                       \
+        const block q = block_at(x, t);                                                                 \
+        const type *a = (const type *)x->a + q.a, *b = (const type *)x->b + q.b;                        \
+        type *c = (type *)x->c + q.c, b_copy[K_BLOCK][COLUMNS];                                         \
+        for (int64_t i = 0; i < q.m; i++) memset(c + i * x->n, 0, (size_t)q.n * sizeof(type));          \
+        for (int64_t k0 = 0; k0 < x->k; k0 += K_BLOCK) {                                                \
+            const int64_t steps = TD_MIN(K_BLOCK, x->k - k0);                                           \
+            for (int64_t k = 0; k < steps; k++)                                                         \
+                for (int64_t j = 0; j < q.n; j++) b_copy[k][j] = b[(k0 + k) * x->b_row + j * x->b_col]; \
+            for (int64_t i = 0; i < q.m; i++)                                                           \
+                for (int64_t k = 0; k < steps; k++) {                                                   \
+                    const wide ai = a[i * x->a_row + (k0 + k) * x->a_col];                              \
+                    type *TD_RESTRICT row = c + i * x->n;                                               \
+                    for (int64_t j = 0; j < q.n; j++) row[j] = (type)join(row[j], ai, b_copy[k][j]);    \
+                }                                                                                       \
+        }                                                                                               \
+    }
+#define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
+#define ANY_BOTH(sum, a, b) ((sum) | ((a) & (b)))
+INTEGER(b1, uint8_t, uint8_t, ANY_BOTH)
+INTEGER(w8, uint8_t, uint8_t, MULTIPLY_ADD)
+INTEGER(w16, uint16_t, uint32_t, MULTIPLY_ADD)
+INTEGER(w32, uint32_t, uint32_t, MULTIPLY_ADD)
+INTEGER(w64, uint64_t, uint64_t, MULTIPLY_ADD)
+
+/* ---- the table ---- */
+
+#define KERNEL_OF(name, dtype, run)                         \
+    static int name(const td_plan *p, char **io)            \
+    {                                                       \
+        const td_matmul x = read_plan(p, io, dtype);        \
+        return run;                                         \
+    }
+KERNEL_OF(matmul_f16, TD_F16, KERNEL(product_f32)(&x))
+KERNEL_OF(matmul_bf16, TD_BF16, KERNEL(product_f32)(&x))
+KERNEL_OF(matmul_f32, TD_F32, KERNEL(product_f32)(&x))
+KERNEL_OF(matmul_f64, TD_F64, KERNEL(product_f64)(&x))
+KERNEL_OF(matmul_b1, TD_B1, run_integers(&x, block_b1))
+KERNEL_OF(matmul_w8, TD_U8, run_integers(&x, block_w8))
+KERNEL_OF(matmul_w16, TD_U16, run_integers(&x, block_w16))
+KERNEL_OF(matmul_w32, TD_U32, run_integers(&x, block_w32))
+KERNEL_OF(matmul_w64, TD_U64, run_integers(&x, block_w64))
+
+const td_entry KERNEL(matmul_table)[] = {
+    {"matmul_f16", matmul_f16}, {"matmul_bf16", matmul_bf16}, {"matmul_f32", matmul_f32}, {"matmul_f64", matmul_f64},
+    {"linear_f16", matmul_f16}, {"linear_bf16", matmul_bf16}, {"linear_f32", matmul_f32}, {"linear_f64", matmul_f64},
+    {"matmul_b1", matmul_b1},   {"matmul_i8", matmul_w8},     {"matmul_u8", matmul_w8},   {"matmul_i16", matmul_w16},
+    {"matmul_u16", matmul_w16}, {"matmul_i32", matmul_w32},   {"matmul_u32", matmul_w32}, {"matmul_i64", matmul_w64},
+    {"matmul_u64", matmul_w64}, {0, 0},
+};
