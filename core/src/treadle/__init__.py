@@ -41,6 +41,7 @@ from treadle.runtime.device import (
 )  # fmt: skip
 from treadle.runtime.dispatch import fallback as fallback
 from treadle.runtime.plugins import plugins as plugins, register_backend as register_backend
+from treadle.shapes import Size as Size
 from treadle.spec import Spec as TensorSpec
 
 from treadle import autodiff as autograd

@@ -242,7 +242,7 @@ def full(size: Any, fill_value: Any, dtype: Any = None, device: Placement = None
 
 def _like(maker: Any) -> Any:
     def like(x: Tensor, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
-        return maker(x.shape, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)  # type: ignore[no-any-return]
+        return maker(x.shape, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
 
     like.__name__ = maker.__name__ + "_like"
     like.__doc__ = f"""Return {maker.__name__} with the shape, dtype and device of x.
@@ -271,7 +271,7 @@ def run_iota(start: Any, step: Any, size: int, dtype: DType, device: Any = None)
     """The eager function of `iota`, which has no operand to take a device from."""
     op = CATALOGUE["iota"]
     if STATE.special and (i := INTERPRETER.get()) is not None:
-        return i(op, (start, step), (size, dtype))  # type: ignore[no-any-return]
+        return i(op, (start, step), (size, dtype))
     place = _place(device)
     number = float if dtype.kind == "f" else int
     out = Spec(sizes("iota", (size,)), dtype)

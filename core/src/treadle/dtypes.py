@@ -99,7 +99,7 @@ def dtype(x: Any) -> DType:
     True
     """
     if x.__class__ is DType:
-        return x  # type: ignore[no-any-return]
+        return x
     try:
         found = _BY_NAME.get(x) if isinstance(x, str) else _BY_PYTHON.get(x)
         found = found or _BY_NP.get(np.dtype(x).newbyteorder("="))
@@ -170,7 +170,8 @@ class finfo:
         d = _Default.dtype if d is None else dtype(d)
         if d.kind != "f":
             raise DTypeError(f"finfo: needs a floating-point type: {d}")
-        i: Any = ml_dtypes.finfo(d.np)
+        limits: Any = ml_dtypes.finfo
+        i = limits(d.np)
         self.dtype, self.bits = d, d.itemsize * 8
         self.eps, self.max, self.min = float(i.eps), float(i.max), float(i.min)
         self.tiny = self.smallest_normal = float(i.tiny)

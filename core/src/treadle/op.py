@@ -107,6 +107,30 @@ class Op:
     results: tuple[str, ...]
     attrs: dict[str, Any]  # name -> default, in order
     fn: Callable[..., Any]
+    doc: str
+    version: int
+    since: int
+    main: int
+    dtypes: frozenset[DType]
+    promote: Any
+    int_to_float: bool
+    num: Num
+    samples: Any
+    errors: Any
+    aux: Any
+    aux_names: tuple[str, ...]
+    spec: Any
+    check: Any
+    canon: Any
+    layout: Any
+    reference: Any
+    decompose: Any
+    c_expr: Any
+    vjp: Any
+    kinks: Any
+    cost: Any
+    differentiable: bool
+    inplace: bool
 
     def __init__(self, name: str, signature: str, *, tier: str, category: str = "composite", **fields: Any) -> None:
         left, right = signature.split("->")
@@ -197,7 +221,7 @@ def boolean(x: Spec, *rest: Spec, **attrs: Any) -> Spec:
 
 def elementwise(name: str, operands: str, c_expr: Any, reference: Any, vjp: Any = None, tier: str = "kernel", **fields: Any) -> Op:
     """Declare an op that works element by element on operands promoted to one dtype and broadcast to one shape."""
-    fields = {"spec": same, "promote": True, "num": EXACT} | fields
+    fields = {"spec": same, "promote": True, "num": EXACT, **fields}
     category = {1: "unary", 2: "binary"}.get(len(operands.split()), "elementwise")
     result = "gx" if operands.startswith("g ") else "y"
     return Op(
@@ -210,7 +234,8 @@ def unary(name: str, c_expr: Any, reference: Any, vjp: Any = None, **fields: Any
 
 
 def unary_float(name: str, c_expr: Any, reference: Any, vjp: Any = None, **fields: Any) -> Op:
-    return elementwise(name, "x", c_expr, reference, vjp, **{"dtypes": FLOATS, "int_to_float": True, "num": ulp(4)} | fields)
+    defaults: dict[str, Any] = {"dtypes": FLOATS, "int_to_float": True, "num": ulp(4)}
+    return elementwise(name, "x", c_expr, reference, vjp, **defaults | fields)
 
 
 def binary(name: str, c_expr: Any, reference: Any, vjp: Any = None, **fields: Any) -> Op:

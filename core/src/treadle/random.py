@@ -110,7 +110,7 @@ def _draw(op: str, size: tuple[Any, ...], dtype: Any, device: Any, generator: Ge
     x = OPS[op](next_state(device, generator), sizes(op, size), kind)
     if requires_grad:
         set_requires_grad(x, True)
-    return x  # type: ignore[no-any-return]
+    return x
 
 
 def rand(*size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False) -> Tensor:
@@ -147,7 +147,7 @@ def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Gene
     """Return normal numbers of a mean and standard deviation (numbers with a size, or tensors)."""
     shaped = next((v for v in (mean, std) if isinstance(v, Tensor)), None)
     shape = size if size is not None else shaped.shape if shaped is not None else ()
-    return randn(tuple(shape), dtype=dtype, device=device or (shaped.device if shaped is not None else None), generator=generator) * std + mean  # type: ignore[no-any-return]
+    return randn(tuple(shape), dtype=dtype, device=device or (shaped.device if shaped is not None else None), generator=generator) * std + mean
 
 
 def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, device: Any = None, generator: Generator | None = None) -> Tensor:
@@ -166,7 +166,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
     state = next_state(device, generator)
     bits = OPS["random_bits"](state, (*shape, 2)).to(dtypes.uint64)  # 64 bits a number: the bias of % is below 2**-32 for 32-bit spans
     wide = OPS["bit_or"](OPS["shl"](bits[..., 0], 32), bits[..., 1])
-    return (OPS["rem"](wide, span).to(dtypes.int64) + int(low)).to(kind)  # type: ignore[no-any-return]
+    return (OPS["rem"](wide, span).to(dtypes.int64) + int(low)).to(kind)
 
 
 def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Generator | None = None) -> Tensor:
@@ -179,7 +179,7 @@ def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Genera
     count = sizes("randperm", (n,))[0]
     bits = OPS["random_bits"](next_state(device, generator), (count, 2)).to(dtypes.int64)
     keys = OPS["bit_or"](OPS["shl"](OPS["shr"](bits[:, 0], 1), 32), bits[:, 1])
-    return OPS["sort"](keys)[1].to(dtypes.int64 if dtype is None else dtypes.dtype(dtype))  # type: ignore[no-any-return]
+    return OPS["sort"](keys)[1].to(dtypes.int64 if dtype is None else dtypes.dtype(dtype))
 
 
 def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -190,7 +190,7 @@ def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Tensor:
     tensor([1., 1.])
     """
     u = OPS["random_uniform"](next_state(p.device, generator), p.shape, dtypes.float64 if p.dtype is dtypes.float64 else dtypes.float32)
-    return (u < p).to(p.dtype)  # type: ignore[no-any-return]
+    return (u < p).to(p.dtype)
 
 
 def multinomial(p: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
@@ -201,22 +201,22 @@ def multinomial(p: Tensor, num_samples: int, replacement: bool = False, *, gener
     u = OPS["random_uniform"](next_state(p.device, generator), shape, dtypes.float32)
     score = p.log().unsqueeze(-2) if replacement else p.log()
     score = score - (-((u + 1e-20).log())).log()
-    return score.argmax(-1) if replacement else score.topk(num_samples).indices  # type: ignore[no-any-return]
+    return score.argmax(-1) if replacement else score.topk(num_samples).indices
 
 
 def uniform_(x: Tensor, a: float = 0.0, b: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill x with uniform numbers in [a, b) and return it."""
-    return x.copy_(rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) * (b - a) + a)  # type: ignore[no-any-return]
+    return x.copy_(rand(x.shape, dtype=x.dtype, device=x.device, generator=generator) * (b - a) + a)
 
 
 def normal_(x: Tensor, mean: float = 0.0, std: float = 1.0, *, generator: Generator | None = None) -> Tensor:
     """Fill x with normal numbers and return it."""
-    return x.copy_(randn(x.shape, dtype=x.dtype, device=x.device, generator=generator) * std + mean)  # type: ignore[no-any-return]
+    return x.copy_(randn(x.shape, dtype=x.dtype, device=x.device, generator=generator) * std + mean)
 
 
 def bernoulli_(x: Tensor, p: float = 0.5, *, generator: Generator | None = None) -> Tensor:
     """Fill x with 1 at probability p, else 0, and return it."""
-    return x.copy_(bernoulli(x.new_full(x.shape, p, dtype=dtypes.float32), generator=generator))  # type: ignore[no-any-return]
+    return x.copy_(bernoulli(x.new_full(x.shape, p, dtype=dtypes.float32), generator=generator))
 
 
 for _f in (uniform_, normal_, bernoulli_):

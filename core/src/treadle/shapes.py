@@ -11,6 +11,21 @@ MAX_DIMS = 16
 MAX_ELEMENTS = 1 << 56
 
 
+class Size(tuple[int, ...]):
+    """A shape: a tuple that knows how many elements it stands for."""
+
+    __slots__ = ()
+
+    def numel(self) -> int:
+        """Return the number of elements.
+
+        >>> import treadle as td
+        >>> td.zeros(2, 3).shape.numel()
+        6
+        """
+        return math.prod(self)
+
+
 def numel(shape: Sequence[int]) -> int:
     return math.prod(shape)
 

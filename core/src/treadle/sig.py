@@ -8,7 +8,7 @@ being one object; the table is emptied when it grows too large.
 from typing import Any
 
 from treadle.dtypes import DType
-from treadle.shapes import Shape, dense_strides, is_dense, numel
+from treadle.shapes import Shape, Size, dense_strides, is_dense, numel
 
 MAX_SIGS = 1 << 16
 
@@ -16,8 +16,10 @@ MAX_SIGS = 1 << 16
 class Sig:
     """dtype, shape, strides (elements), device; and the rows of resolved calls as further attributes."""
 
+    item_row: Any = None  # what `x[integer]` needs
+
     def __init__(self, dtype: DType, shape: Shape, strides: Shape, device: Any) -> None:
-        self.dtype, self.shape, self.strides, self.device = dtype, shape, strides, device
+        self.dtype, self.shape, self.strides, self.device = dtype, Size(shape), strides, device
         self.ndim = len(shape)
         self.size = numel(shape)
         self.layout = layout_class(shape, strides)

@@ -172,7 +172,7 @@ def _header(
     for name in order:
         places[name] = (end, end + arrays[name].nbytes)
         end = places[name][1]
-    sums = {name: zlib.crc32(array) for name, array in arrays.items()}
+    sums = {name: zlib.crc32(array.data) for name, array in arrays.items()}
     manifest: dict[str, Any] = {"version": 1, "crc32": sums}
     if structure is not None:
         manifest["structure"] = structure
@@ -271,7 +271,7 @@ def _read(f: BinaryIO, map_location: Any) -> Any:
     by_place = {}
     for entry in sorted(entries, key=lambda e: (e.begin, e.end)):
         array = _read_array(f, entry)
-        if sums is not None and zlib.crc32(array) != sums[entry.name]:
+        if sums is not None and zlib.crc32(array.data) != sums[entry.name]:
             raise FormatError(f"load: the bytes of {entry.name!r} differ from their checksum")
         by_place[entry.name] = _tensor(array, entry, map_location)
     tensors = {entry.name: by_place[entry.name] for entry in entries}
@@ -403,7 +403,7 @@ def _checked_sums(manifest: dict[str, Any], entries: list[Entry]) -> dict[str, i
 def _read_array(f: BinaryIO, entry: Entry) -> np.ndarray[Any, Any]:
     """Read one tensor's bytes, (n,) uint8."""
     array = np.empty(entry.end - entry.begin, dtype=np.uint8)
-    view, done = memoryview(array), 0
+    view, done = array.data, 0
     while done < len(view):
         chunk = f.read(min(len(view) - done, _CHUNK))
         if not chunk:

@@ -1,4 +1,4 @@
-"""Elementwise kernels against NumPy: every generated op in every dtype, every way an operand can lie in memory."""
+"""Elementwise kernels against NumPy: every op in every dtype, every layout of an operand."""
 
 import math
 import subprocess
@@ -42,19 +42,25 @@ GRADIENTS = {
     "relu_grad": lambda g, y: np.where(y <= 0, 0, g),
     "sigmoid_grad": lambda g, y: g * y * (1 - y),
     "silu_grad": lambda g, x: g * sigmoid(x) * (1 + x * (1 - sigmoid(x))),
-    "gelu_grad": lambda g, x: g * (0.5 * (1 + erf(x / math.sqrt(2))) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
+    "gelu_grad": lambda g, x: (
+        g * (0.5 * (1 + erf(x / math.sqrt(2))) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
+    ),
     "gelu_tanh_grad": gelu_tanh_grad,
 }
 
 
-TERMS = {"gelu_tanh_grad": 4}  # how much more than its operands the terms of an op can be that cancel
+TERMS = {
+    "gelu_tanh_grad": 4
+}  # how much more than its operands the terms of an op can be that cancel
 
 
 def integer_pow(a, b):
     """Wrap as C does; a negative exponent gives 0 unless the base is 1 or -1."""
     bits, made = 8 * a.itemsize, []
     for x, y in zip(a.tolist(), b.tolist(), strict=True):
-        made.append(pow(x, y, 1 << bits) if y >= 0 else {1: 1, -1: 1 - 2 * (y % 2)}.get(x, 0) % (1 << bits))
+        made.append(
+            pow(x, y, 1 << bits) if y >= 0 else {1: 1, -1: 1 - 2 * (y % 2)}.get(x, 0) % (1 << bits)
+        )
     return np.array(made, f"uint{bits}").view(a.dtype)
 
 
@@ -65,13 +71,23 @@ def reference(op, dt):
 
 
 def call_of(op, arrays):
-    """Return what the core would ask the factory; an operand may be int or float for a Python number."""
+    """Return what the core would ask the factory; an operand may be a Python number."""
     tensors = [a for a in arrays if isinstance(a, np.ndarray)]
     shape = np.broadcast_shapes(*(a.shape for a in tensors))
-    main = next(a for a, i in zip(arrays, op.inputs, strict=True) if isinstance(a, np.ndarray) and (i.name != "c" or len(tensors) == 1))
+    main = next(
+        a
+        for a, i in zip(arrays, op.inputs, strict=True)
+        if isinstance(a, np.ndarray) and (i.name != "c" or len(tensors) == 1)
+    )
     specs = [Spec(shape, ALL[0] if i.name == "c" else dtype(main.dtype.name)) for i in op.inputs]
     ins = tuple(
-        SimpleNamespace(shape=a.shape, strides=tuple(s // a.itemsize for s in a.strides), dtype=dtype(a.dtype.name)) if isinstance(a, np.ndarray) else type(a)
+        SimpleNamespace(
+            shape=a.shape,
+            strides=tuple(s // a.itemsize for s in a.strides),
+            dtype=dtype(a.dtype.name),
+        )
+        if isinstance(a, np.ndarray)
+        else type(a)
         for a in arrays
     )
     return SimpleNamespace(op=op, ins=ins, outs=(op.spec(*specs),), attrs={}, want=(True,))
@@ -99,7 +115,9 @@ def operands(op, dt, n, seed=0):
         if dt.kind == "f":
             x = rng.standard_normal(n) * 3
             x[: PAIRS.shape[1]] = PAIRS[min(k, 1)][:n]
-            x = np.minimum(x, 20) if op.name == "softplus" else x  # beyond, a small term may be left out
+            x = (
+                np.minimum(x, 20) if op.name == "softplus" else x
+            )  # beyond, a small term may be left out
         else:
             info = np.iinfo(dt.np)
             x = rng.integers(info.min, info.max, n, dtype=dt.np, endpoint=True)
@@ -128,7 +146,9 @@ def check_float(op, dt, got, args):
     compute = eps(dtype("float64" if dt.short == "f64" else "float32"))
     terms = TERMS.get(op.name, 1) * sum(np.abs(w) for w in wide) if op.num.kind == "mixed" else 0
     limit = {"exact": 0.5, "ulp": op.num.limit, "mixed": op.num.limit}[op.num.kind]
-    room = (0.501 if op.num.kind == "exact" or dt.itemsize == 2 else 0) * eps(dt) + (limit if op.num.kind != "exact" else 0) * compute
+    room = (0.501 if op.num.kind == "exact" or dt.itemsize == 2 else 0) * eps(dt) + (
+        limit if op.num.kind != "exact" else 0
+    ) * compute
     allowed = room * np.abs(want) + op.num.limit * compute * terms + tiny(dt)
     largest = float(np.finfo(np.float32).max) if dt.short == "bf16" else float(np.finfo(dt.np).max)
     fits = np.isfinite(want) & (np.abs(want) <= largest) & np.isfinite(terms)
@@ -137,7 +157,11 @@ def check_float(op, dt, got, args):
     bad |= over & (np.abs(got) < largest * (1 - 2 * eps(dt)))
     bad |= ~np.isfinite(want) & ~over & ~((got == want) | np.isnan(got) & np.isnan(want))
     where = np.flatnonzero(bad)[:5]
-    assert not len(where), (op.name, dt.name, [(tuple(a[i] for a in args), got[i], want[i]) for i in where])
+    assert not len(where), (
+        op.name,
+        dt.name,
+        [(tuple(a[i] for a in args), got[i], want[i]) for i in where],
+    )
 
 
 @pytest.mark.parametrize("op", OPS, ids=lambda op: op.name)
@@ -161,7 +185,9 @@ def test_every_kernel_is_claimed():
     claimed = {(claim.op, dt.short) for claim in elementwise.claims for dt in claim.dtypes}
     names = set(native.names())
     assert {f"{op}_{short}" for op, short in claimed} <= names
-    assert claimed == {(op.name, dt.short) for op in OPS for dt in op.dtypes if _expression(op, dt) is not None}
+    assert claimed == {
+        (op.name, dt.short) for op in OPS for dt in op.dtypes if _expression(op, dt) is not None
+    }
 
 
 def layouts(rng, name, big):
@@ -198,7 +224,9 @@ def test_layouts(name, big):
             with np.errstate(over="ignore"):
                 np.testing.assert_array_equal(run("sub", a, b), a - b)
         c = every[(i + 5) % len(every)]
-        flags = np.broadcast_to(rng.integers(0, 2, (a.shape[0], 1, a.shape[2])).astype(np.bool_), a.shape)
+        flags = np.broadcast_to(
+            rng.integers(0, 2, (a.shape[0], 1, a.shape[2])).astype(np.bool_), a.shape
+        )
         np.testing.assert_array_equal(run("where", flags, a, c), np.where(flags, a, c))
         np.testing.assert_array_equal(run("lt", a, c), a < c)
         np.testing.assert_array_equal(run("neg", a), -a)
@@ -276,8 +304,13 @@ def test_signed_zero_and_nan():
     np.testing.assert_array_equal(np.signbit(high[:2]), [False, False])
     np.testing.assert_array_equal(np.signbit(low[:2]), [True, True])
     assert np.isnan(high[2:]).all() and np.isnan(low[2:]).all()
-    np.testing.assert_array_equal(np.signbit(run("round", np.array([-0.5, -0.2, 0.5, 1.5], np.float32))), [True, True, False, False])
-    np.testing.assert_array_equal(np.signbit(run("floor", np.array([-0.0, 0.2], np.float64))), [True, False])
+    np.testing.assert_array_equal(
+        np.signbit(run("round", np.array([-0.5, -0.2, 0.5, 1.5], np.float32))),
+        [True, True, False, False],
+    )
+    np.testing.assert_array_equal(
+        np.signbit(run("floor", np.array([-0.0, 0.2], np.float64))), [True, False]
+    )
 
 
 def test_shifts_beyond_the_width():
@@ -297,7 +330,9 @@ def test_threads_do_not_matter():
     before, results = native.get_num_threads(), []
     for threads in (1, 2, 4):
         native.set_num_threads(threads)
-        results.append([run(op, x, y).tobytes() for op in ("add", "pow", "atan2", "gelu_grad", "rem")])
+        results.append(
+            [run(op, x, y).tobytes() for op in ("add", "pow", "atan2", "gelu_grad", "rem")]
+        )
     native.set_num_threads(before)
     assert results[0] == results[1] == results[2]
 

@@ -1,5 +1,7 @@
 """Optimizer steps and clipping over lists of tensors against PyTorch's formulas in float64."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from calls import FLOATS, array, factory, numpy_dtype, on_threads, sig, spec, storage
@@ -15,24 +17,32 @@ def tensors(name, seed, shapes=SHAPES, positive=False):
     return [np.abs(x) for x in made] if positive else made
 
 
+def described(op, ins, outs, attrs):
+    want = (True,) * len(outs)
+    return SimpleNamespace(
+        op=SimpleNamespace(name=op), ins=tuple(ins), outs=tuple(outs), attrs=attrs, want=want
+    )
+
+
 def call(op, lists, numbers, n_outs, norm=False, **attrs):
-    """Run a list op in new storages, and once more over its own operands; both must agree bit for bit."""
+    """Run a list op in new storages, then over its own operands; both must agree bit for bit."""
     flat = [x for xs in lists for x in xs]
     name = flat[0].dtype.name
     outs = [spec(x.shape, name) for xs in (lists[:1] + lists[2:])[:n_outs] for x in xs]
     outs += [spec((), name)] * norm
     attrs = {**attrs, "n": len(lists[0])}
-    fields = {"op": type("Op", (), {"name": op}), "attrs": attrs, "want": (True,) * len(outs)}
     ins = (*(sig(x) for x in flat), *(type(v) for v in numbers))
-    kernel = factory(module, op)(None, type("Call", (), {**fields, "ins": ins, "outs": tuple(outs)}))
+    kernel = factory(module, op)(None, described(op, ins, outs, attrs))
     made = kernel(*(storage(x) for x in flat), *numbers)
     made = made if isinstance(made, tuple) else (made,)
     results = [array(m, o) for m, o in zip(made, outs, strict=True)]
     held = [storage(x.copy()) for x in flat]
     count = len(lists[0])
-    targets = (held[:count] + held[2 * count :])[: n_outs * count] + [storage(np.zeros(8, np.uint8))] * norm
+    targets = (held[:count] + held[2 * count :])[: n_outs * count]
+    targets += [storage(np.zeros(8, np.uint8))] * norm
     assert kernel(*held, *numbers, *targets) is None
-    assert [array(t, o).tobytes() for t, o in zip(targets, outs, strict=True)] == [r.tobytes() for r in results]
+    for target, out, result in zip(targets, outs, results, strict=True):
+        assert array(target, out).tobytes() == result.tobytes()
     return tuple(results)
 
 
@@ -40,7 +50,8 @@ def agree(got, expected, name):
     assert len(got) == len(expected)
     for g, e in zip(got, expected, strict=True):
         assert g.shape == e.shape
-        np.testing.assert_allclose(g.astype(np.float64), e, rtol=TOLERANCE[name], atol=TOLERANCE[name])
+        tolerance = TOLERANCE[name]
+        np.testing.assert_allclose(g.astype(np.float64), e, rtol=tolerance, atol=tolerance)
 
 
 def wide(lists):
@@ -60,10 +71,14 @@ def expected_sgd(lists, lr, momentum, dampening, nesterov, weight_decay, maximiz
     return [*new, *bufs]
 
 
-SGD_ATTRS = {"momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0, "maximize": False, "first": False}
+SGD_ATTRS = {
+    "momentum": 0.0, "dampening": 0.0, "nesterov": False, "weight_decay": 0.0,
+    "maximize": False, "first": False,
+}  # fmt: skip
 SGD = [
-    {}, {"weight_decay": 0.1}, {"momentum": 0.9}, {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
-    {"momentum": 0.9, "first": True, "maximize": True}, {"momentum": 0.9, "dampening": 0.1}, {"maximize": True},
+    {}, {"weight_decay": 0.1}, {"maximize": True}, {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.1},
+    {"momentum": 0.9, "first": True, "maximize": True}, {"momentum": 0.9, "dampening": 0.1},
     {"momentum": 0.5, "first": True, "nesterov": True, "weight_decay": 0.1},
 ]  # fmt: skip
 
@@ -77,7 +92,14 @@ def test_sgd(given, name):
     agree(got, expected_sgd(lists, 0.1, **attrs), name)
 
 
-ADAM_ATTRS = {"beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0, "decoupled": False, "maximize": False}
+ADAM_ATTRS = {
+    "beta1": 0.9, "beta2": 0.999, "eps": 1e-8, "weight_decay": 0.0,
+    "decoupled": False, "maximize": False,
+}  # fmt: skip
+ADAM = [
+    {}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": True},
+    {"maximize": True, "eps": 1e-3},
+]  # fmt: skip
 
 
 def expected_adam(lists, lr, step, beta1, beta2, eps, weight_decay, decoupled, maximize):
@@ -94,7 +116,7 @@ def expected_adam(lists, lr, step, beta1, beta2, eps, weight_decay, decoupled, m
 
 @pytest.mark.parametrize("name", FLOATS)
 @pytest.mark.parametrize("step", [1, 7, 10_000])
-@pytest.mark.parametrize("given", [{}, {"weight_decay": 0.1}, {"weight_decay": 0.1, "decoupled": True}, {"maximize": True, "eps": 1e-3}])
+@pytest.mark.parametrize("given", ADAM)
 def test_adam(given, step, name):
     attrs = {**ADAM_ATTRS, **given}
     lists = [tensors(name, 0), tensors(name, 1), tensors(name, 2), tensors(name, 3, positive=True)]
@@ -163,8 +185,6 @@ def test_clip_of_zeros():
 
 
 def test_lists_of_several_dtypes_are_declined():
-    lists = [[np.zeros(3, np.float32), np.zeros(3, np.float64)], [np.zeros(3, np.float32), np.zeros(3, np.float64)]]
-    attrs = {**SGD_ATTRS, "n": 2}
-    ins = (*(sig(x) for xs in lists for x in xs), float)
-    fields = {"ins": ins, "outs": tuple(spec(x.shape, x.dtype.name) for x in lists[0]), "attrs": attrs, "want": (True, True)}
-    assert factory(module, "sgd_step")(None, type("Call", (), fields)) is None
+    pair = [sig(np.zeros(3, np.float32)), sig(np.zeros(3, np.float64))]
+    call = described("sgd_step", [*pair, *pair, float], pair, {**SGD_ATTRS, "n": 2})
+    assert factory(module, "sgd_step")(None, call) is None

@@ -1,12 +1,12 @@
-"""Write csrc/elementwise_*.inc: a C loop and kernels for every op of the core that declares a C expression.
+"""Write csrc/elementwise_*.inc: loops and kernels for every op of the core with a C expression.
 
     python tools/generate_elementwise.py            rewrite the files that changed
-    python tools/generate_elementwise.py --check    exit with 1 if one would change (a test does the same)
+    python tools/generate_elementwise.py --check    exit with 1 if one would change; a test does so
 
-An op's c_expr uses its operands' names, C operators, plain literals and functions such as exp or max. Here it is parsed, typed
-and written again with the names of scalar.h, mathf.h, mathd.h and integer.h: float16 and bfloat16 share the loops of
-float32, wrapping integer arithmetic is done unsigned, ops that only move bits are compiled once per size, and what comes out
-as the same C is compiled once."""
+An op's c_expr uses its operands' names, C operators, plain literals and functions (exp, max ...).
+Here it is parsed, typed and written again with the names of mathf.h, mathd.h and integer.h: float16
+and bfloat16 share the loops of float32, wrapping integer arithmetic is done unsigned, ops that only
+move bits are compiled once per size, and what comes out as the same C is compiled once."""
 
 import re
 import sys
@@ -20,28 +20,58 @@ from treadle.spec import Spec
 CSRC = Path(__file__).resolve().parents[1] / "src" / "treadle_backend_cpu" / "csrc"
 CTYPE = {
     "b1": "uint8_t", "i8": "int8_t", "i16": "int16_t", "i32": "int32_t", "i64": "int64_t",
-    "u8": "uint8_t", "u16": "uint16_t", "u32": "uint32_t", "u64": "uint64_t", "f32": "float", "f64": "double",
+    "u8": "uint8_t", "u16": "uint16_t", "u32": "uint32_t", "u64": "uint64_t",
+    "f32": "float", "f64": "double",
 }  # fmt: skip
-SIZE = {"b1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "u8": 1, "u16": 2, "u32": 4, "u64": 8, "f32": 4, "f64": 8}
+SIZE = {
+    "b1": 1,
+    "i8": 1,
+    "i16": 2,
+    "i32": 4,
+    "i64": 8,
+    "u8": 1,
+    "u16": 2,
+    "u32": 4,
+    "u64": 8,
+    "f32": 4,
+    "f64": 8,
+}
 CATEGORY = {"b": "bool", "i": "int", "u": "uint", "f": "float"}
-HEAVY = {"exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "erf", "pow", "atan2", "rem", "trunc_div", "trunc_rem"}
+HEAVY = {
+    "exp",
+    "log",
+    "expm1",
+    "log1p",
+    "sin",
+    "cos",
+    "tanh",
+    "erf",
+    "pow",
+    "atan2",
+    "rem",
+    "trunc_div",
+    "trunc_rem",
+}
 GRAIN, HEAVY_GRAIN = 32768, 8192  # elements of a task
 FAR = {"f32": {"sin", "cos", "rem"}, "f64": {"sin", "cos"}}  # need a second look at some arguments
 MACROS = {"select", "isnan"}
 
 
 class Node(NamedTuple):
-    """A parsed expression: kind is name, number, call or an operator; value its text; args its operands."""
+    """A parsed expression: kind is name, number, call, unary or operator; value is its text."""
 
     kind: str
     value: str
     args: tuple = ()
 
 
-# ---- parsing -----------------------------------------------------------------------------------------------------------------
-TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|([A-Za-z_]\w*)|(<=|>=|==|!=|[-+*/%&|^~!<>(),]))")
+# ---- parsing -----------------------------------------------------------------------------------
+TOKEN = re.compile(
+    r"\s*(?:(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|([A-Za-z_]\w*)|(<=|>=|==|!=|[-+*/%&|^~!<>(),]))"
+)
 PRECEDENCE = {
-    "|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">=": 5, "+": 6, "-": 6, "*": 7, "/": 7,
+    "|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">=": 5,
+    "+": 6, "-": 6, "*": 7, "/": 7,
 }  # fmt: skip
 COMPARISONS = {"==", "!=", "<", "<=", ">", ">="}
 
@@ -112,9 +142,9 @@ def functions(node):
     return {n.value for n in walk(node) if n.kind == "call"}
 
 
-# ---- choosing types ----------------------------------------------------------------------------------------------------------
+# ---- choosing types ----------------------------------------------------------------------------
 def only_moves(node):
-    """Tell whether an expression copies operands bit by bit: names, and select with a plain condition."""
+    """Tell whether an expression copies operands bit by bit: names, select by a condition."""
     if node.kind == "call" and node.value == "select":
         return node.args[0] == Node("name", "c") and all(map(only_moves, node.args[1:]))
     return node.kind == "name"
@@ -122,11 +152,8 @@ def only_moves(node):
 
 def sign_matters(node):
     """Tell whether integer arithmetic differs between signed and unsigned operands."""
-    plain = {"+", "-", "*", "~", "!", "&", "|", "^", "==", "!="}
-    for n in walk(node):
-        if n.kind == "call" and n.value != "select" or n.kind in ("operator", "unary") and n.value not in plain:
-            return True
-    return False
+    same = {"+", "-", "*", "~", "!", "&", "|", "^", "==", "!=", "select"}
+    return any(n.value not in same for n in walk(node) if n.kind not in ("name", "number"))
 
 
 def compute_type(node, dtype):
@@ -140,7 +167,7 @@ def compute_type(node, dtype):
     return dtype.short
 
 
-# ---- writing C ---------------------------------------------------------------------------------------------------------------
+# ---- writing C ---------------------------------------------------------------------------------
 def number(text, short):
     if short == "f64":
         return text if re.search(r"[.eE]", text) else text + ".0"
@@ -184,7 +211,7 @@ def write_call(node, short, write, near):
 
 
 def write_c(node, short, near=True):
-    """Return the C text of an expression computed in a type; near=False gives the slow form of far functions."""
+    """Return the C text of an expression in a type; near=False: the slow form of far functions."""
 
     def write(n):
         if n.kind == "name":
@@ -200,7 +227,7 @@ def write_c(node, short, near=True):
     return write(node)
 
 
-# ---- ops, loops, kernels -----------------------------------------------------------------------------------------------------
+# ---- ops, loops, kernels -----------------------------------------------------------------------
 class File:
     """The lines of one generated file; a loop that is already there is used again."""
 
@@ -247,7 +274,9 @@ def add_kernel(files, op, dtype):
     operands = [("uint8_t" if n == "c" else CTYPE[short], n) for n in names]
     forms = ["1" if n == "c" else stored(dtype, short) for n in names]
     head_type = "uint8_t" if logical else CTYPE[short]
-    narrowest = min([1 if n == "c" else SIZE[short] for n in names] + [1 if logical else SIZE[short]])
+    narrowest = min(
+        [1 if n == "c" else SIZE[short] for n in names] + [1 if logical else SIZE[short]]
+    )
     block = 64 // narrowest
     texts = [write_c(node, short)]
     if functions(node) & FAR.get(short, set()):
@@ -257,7 +286,10 @@ def add_kernel(files, op, dtype):
     grain = HEAVY_GRAIN if functions(node) & HEAVY else GRAIN
     forms = forms + ["0"] * (4 - len(forms)) + ["1" if logical else stored(dtype, short)]
     name = f"{op.name}_{dtype.short}"
-    file.kernels.append(f"EW_KERNEL({name}, {loop}, {len(names)}, {block}, {grain}, {divisor(node, names)}, {', '.join(forms)})")
+    file.kernels.append(
+        f"EW_KERNEL({name}, {loop}, {len(names)}, {block}, {grain}, "
+        f"{divisor(node, names)}, {', '.join(forms)})"
+    )
 
 
 def divisor(node, names):
@@ -282,9 +314,12 @@ def generate():
         for dtype in ALL:
             if dtype in op.dtypes and expression(op, dtype) is not None:
                 add_kernel(files, op, dtype)
-    head = "/* Made by tools/generate_elementwise.py from the declarations of the core; change those instead. */\n"
+    head = (
+        "/* Made by tools/generate_elementwise.py from the core's declarations: change those. */\n"
+    )
     return {
-        f"elementwise_{key}.inc": head + "\n".join(file.lines + file.kernels) + "\n" for key, file in files.items()
+        f"elementwise_{key}.inc": head + "\n".join(file.lines + file.kernels) + "\n"
+        for key, file in files.items()
     }
 
 

@@ -224,7 +224,7 @@ def test_mnist(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes()[:40])
     with pytest.raises(td.errors.FormatError, match="damaged"):
         data.mnist()
-    for text in ("1,2,3\n", "1,x,2\n", ",".join(["300"] * 785) + "\n"):
+    for text in ("1,2,3\n", "1,x,2\n", ",".join(["300"] * 785) + "\n", ",".join(["10"] * 785) + "\n", "1\n1,2\n"):
         path.write_bytes(gzip.compress(text.encode()))
         with pytest.raises(td.errors.FormatError):
             data.mnist()

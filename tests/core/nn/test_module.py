@@ -250,6 +250,36 @@ def test_full_backward_hook():
     assert x.grad.tolist() == [[4.0, 6.0]] and len(seen) == 1
 
 
+def test_backward_hooks_of_several_tensors():
+    class Pair(nn.Module):
+        def forward(self, a, b, name, c):
+            return a * b, b * 3.0, "text"
+
+    net, seen = Pair(), []
+    net.register_full_backward_pre_hook(lambda m, go: (go[0] * 10, None if go[1] is None else go[1] * 10, go[2]))
+    net.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+    a, b, c = (td.tensor([v], requires_grad=True) for v in (2.0, 5.0, 7.0))
+    x, y, text = net(a, b, "name", c.detach())
+    assert text == "text" and x.item() == 10.0
+    (x + y).sum().backward()
+    assert a.grad.item() == 50.0 and b.grad.item() == 50.0 and len(seen) == 1
+    gi, go = seen[0]
+    assert len(gi) == 4 and len(go) == 3 and gi[2] is None and gi[3] is None and go[2] is None
+    assert gi[0].item() == 50.0 and go[0].item() == go[1].item() == 10.0
+    net(a, b, "name", c)[0].backward()  # the other output gets no gradient
+    assert seen[1][1][1] is None
+
+
+def test_backward_hook_without_input_gradients():
+    net, seen = nn.Linear(1, 1), []
+    net.register_full_backward_hook(lambda m, gi, go: seen.append((gi, go)))
+    net(td.ones(1, 1)).sum().backward()
+    assert seen[0][0] == (None,) and seen[0][1][0].item() == 1.0
+    with td.no_grad():
+        net(td.ones(1, 1, requires_grad=True))
+    assert len(seen) == 1
+
+
 def test_repr():
     class Named(nn.Module):
         def __init__(self):

@@ -39,7 +39,7 @@ def to(x: Tensor, *args: Any, device: Any = None, dtype: Any = None, copy: bool 
     y = x if kind is x.dtype else CATALOGUE["cast"](x, kind)
     if device is not None and (place := Device(device)) is not x.device:
         y = _move(y, place)
-    return CATALOGUE["copy"](y) if copy and y is x else y  # type: ignore[no-any-return]
+    return CATALOGUE["copy"](y) if copy and y is x else y
 
 
 def _move(x: Tensor, place: Device) -> Tensor:
@@ -160,7 +160,7 @@ def clone(x: Tensor) -> Tensor:
     >>> td.ones(2).clone()
     tensor([1., 1.])
     """
-    return CATALOGUE["copy"](x)  # type: ignore[no-any-return]
+    return CATALOGUE["copy"](x)
 
 
 def contiguous(x: Tensor) -> Tensor:

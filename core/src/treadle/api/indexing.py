@@ -5,24 +5,35 @@ from typing import Any
 import numpy as np
 
 from treadle import creation, dtypes
-from treadle._tensor import Tensor
+from treadle._tensor import Tensor, make_view
 from treadle.eager.inplace import copy_
 from treadle.errors import ArgumentError, IndexRangeError, ShapeError
-from treadle.op import CATALOGUE
+from treadle.op import CATALOGUE, STATE
 from treadle.shapes import broadcast
+from treadle.sig import Sig, sig_of
 
 FULL = slice(None)
 
 
 def __getitem__(x: Tensor, key: Any) -> Tensor:
-    if key.__class__ is int and x.sig.ndim:
-        n = x.sig.shape[0]
-        if -n <= key < n:
-            return CATALOGUE["subscript"](x, (key + n if key < 0 else key, *[(0, m, 1) for m in x.sig.shape[1:]]))  # type: ignore[no-any-return]
+    if key.__class__ is int and not STATE.special:
+        row = x.sig.item_row or _item_row(x.sig)
+        if row is not None:
+            n, sig, step = row
+            if -n <= key < n:
+                return make_view(x, sig, (key if key >= 0 else key + n) * step)
     items = _expand(x, key)
     basic, advanced = _split(x, items)
     y = CATALOGUE["subscript"](x, tuple(basic)) if basic is not None else x
-    return y if not advanced else _gather(y, advanced)  # type: ignore[no-any-return]
+    return y if not advanced else _gather(y, advanced)
+
+
+def _item_row(sig: Sig) -> Any:
+    """How `x[integer]` looks for tensors of this signature: (size, sig of an item, elements from one to the next)."""
+    if sig.ndim:
+        item = sig_of(sig.dtype, sig.shape[1:], sig.strides[1:], sig.device)
+        sig.item_row = sig.shape[0], item, sig.strides[0] if item.size else 0
+    return sig.item_row
 
 
 def __setitem__(x: Tensor, key: Any, value: Any) -> None:
@@ -54,7 +65,7 @@ def _expand(x: Tensor, key: Any) -> list[Any]:
     items: list[Any] = []
     for item in key if isinstance(key, tuple) else (key,):
         items += _as_items(x, item)
-    used = sum(1 for i in items if i is not None and i is not Ellipsis)
+    used = sum(1 for i in items if i is not None and i is not Ellipsis and i.__class__ is not _Truth)
     if used > x.ndim:
         raise IndexRangeError(f"index: too many indices: {used} for a tensor of shape {x.shape}")
     dots = sum(1 for i in items if i is Ellipsis)
@@ -69,19 +80,27 @@ def _as_items(x: Tensor, item: Any) -> list[Any]:
     if item is None or item is Ellipsis or isinstance(item, slice):
         return [item]
     if isinstance(item, (bool, np.bool_)):
-        raise IndexRangeError("index: a Python bool is not supported as an index; use a mask tensor")
+        return [_Truth(x, bool(item))]
     if hasattr(item, "__index__") and not isinstance(item, (Tensor, np.ndarray)):
         return [item.__index__()]
     if isinstance(item, (list, range, np.ndarray)):
-        item = creation.tensor(list(item) if isinstance(item, range) else item, dtypes.int64 if isinstance(item, (list, range)) and len(item) == 0 else None, x.device)
+        array = creation.to_array(list(item) if isinstance(item, range) else item)
+        item = creation.from_array(array if array.size or isinstance(item, np.ndarray) else array.astype(np.int64), x.device)
     if not isinstance(item, Tensor):
         raise IndexRangeError(f"index: expected integers, slices, None, ..., masks or integer arrays: {type(item).__name__}")
     if item.dtype.kind == "f":
         raise IndexRangeError(f"index: an index tensor must be of integers or bools: {item.dtype.name}")
     if item.dtype.kind == "b":
         where = CATALOGUE["nonzero"](item)
-        return [_Column(where, d, item.shape) for d in range(item.ndim)] if item.ndim else [item.item()]
+        return [_Column(where, d, item.shape) for d in range(item.ndim)] if item.ndim else [_Truth(x, item.item())]
     return [item.item()] if item.ndim == 0 and item.node is None else [item]
+
+
+class _Truth:
+    """A mask without dimensions: a new axis, of which it takes the one element or none."""
+
+    def __init__(self, x: Tensor, value: bool) -> None:
+        self.tensor = x.new_zeros(int(value), dtype=dtypes.int64)
 
 
 class _Column:
@@ -97,7 +116,9 @@ def _split(x: Tensor, items: list[Any]) -> tuple[Any, list[tuple[int, Tensor]]]:
     advanced: list[tuple[int, Tensor]] = []
     axis = out = 0
     for item in items:
-        if item is None:
+        if item is None or item.__class__ is _Truth:
+            if item is not None:
+                advanced.append((out, item.tensor))
             basic.append(None)
             out += 1
             continue
@@ -112,7 +133,7 @@ def _split(x: Tensor, items: list[Any]) -> tuple[Any, list[tuple[int, Tensor]]]:
         else:
             if isinstance(item, _Column):
                 if item.size != n:
-                    raise ShapeError(f"index: the mask has size {item.size} where the tensor has {n} (axis {axis}, shape {x.shape})")
+                    raise IndexRangeError(f"index: the mask has size {item.size} where the tensor has {n} (axis {axis}, shape {x.shape})")
                 item = item.tensor
             advanced.append((out, item))
             basic.append((0, n, 1))
@@ -133,7 +154,10 @@ def _range(item: slice, n: int) -> tuple[int, int, int]:
 def _coordinates(y: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor, list[int], int]:
     """(index (..., k), axis order that brings the indexed axes first, where the result's index axes go)."""
     tensors = [t for _, t in advanced]
-    shape = broadcast("index", *(t.shape for t in tensors))
+    try:
+        shape = broadcast("index", *(t.shape for t in tensors))
+    except ShapeError as e:
+        raise IndexRangeError(str(e)) from None
     wide = [CATALOGUE["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors]
     index = wide[0].stack(wide, -1)
     axes = [a for a, _ in advanced]
@@ -150,7 +174,7 @@ def _gather(y: Tensor, advanced: list[tuple[int, Tensor]]) -> Tensor:
     if place:
         moved = [*range(lead, lead + place), *range(lead), *range(lead + place, out.ndim)]
         out = CATALOGUE["permute"](out, tuple(moved))
-    return out  # type: ignore[no-any-return]
+    return out
 
 
 def _scatter(target: Tensor, advanced: list[tuple[int, Tensor]], value: Tensor, mode: str = "set") -> Tensor:
@@ -165,16 +189,15 @@ def _scatter(target: Tensor, advanced: list[tuple[int, Tensor]], value: Tensor, 
         value = CATALOGUE["permute"](value, tuple([*range(place, place + lead), *range(place), *range(place + lead, len(shape))]))
     out = CATALOGUE["scatter_nd"](front, index, value, mode)
     if order == sorted(order):
-        return out  # type: ignore[no-any-return]
+        return out
     back = tuple(order.index(d) for d in range(len(order)))
-    return CATALOGUE["permute"](out, back)  # type: ignore[no-any-return]
+    return CATALOGUE["permute"](out, back)
 
 
 def __iter__(x: Tensor) -> Any:
     if x.ndim == 0:
-        raise ArgumentError("iter: a 0-d tensor cannot be iterated")
-    rest = [(0, m, 1) for m in x.shape[1:]]
-    return iter([CATALOGUE["subscript"](x, (i, *rest)) for i in range(x.shape[0])])
+        raise TypeError("iteration over a 0-d tensor")
+    return iter([__getitem__(x, i) for i in range(x.shape[0])])
 
 
 def index_put(x: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:

@@ -21,7 +21,7 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     if not isinstance(b, Tensor) or not isinstance(a, Tensor):
         return NotImplemented
     if a.sig.ndim >= 2 and b.sig.ndim >= 2:
-        return matmul_op(a, b)  # type: ignore[no-any-return]
+        return matmul_op(a, b)
     if a.ndim == 0 or b.ndim == 0:
         raise ShapeError(f"matmul: operands need at least one dimension: {a.shape} @ {b.shape}")
     left = a if a.ndim > 1 else a.unsqueeze(0)
@@ -35,13 +35,13 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """Return the product of two matrices."""
     _rank("mm", a, b, 2)
-    return matmul_op(a, b)  # type: ignore[no-any-return]
+    return matmul_op(a, b)
 
 
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """Return the products of two batches of matrices."""
     _rank("bmm", a, b, 3)
-    return matmul_op(a, b)  # type: ignore[no-any-return]
+    return matmul_op(a, b)
 
 
 def _rank(op: str, a: Tensor, b: Tensor, n: int) -> None:
@@ -52,13 +52,13 @@ def _rank(op: str, a: Tensor, b: Tensor, n: int) -> None:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of two vectors."""
     _rank("dot", a, b, 1)
-    return (a * b).sum()  # type: ignore[no-any-return]
+    return (a * b).sum()
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:
     """Return the outer product of two vectors."""
     _rank("outer", a, b, 1)
-    return a.unsqueeze(1) * b  # type: ignore[no-any-return]
+    return a.unsqueeze(1) * b
 
 
 def addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:

@@ -30,7 +30,7 @@ def add(a: Any, b: Any, *, alpha: Any = 1) -> Tensor:
     >>> td.add(td.ones(2), 2.0)
     tensor([3., 3.])
     """
-    return add_op(a, b if alpha == 1 else mul_op(b, alpha))  # type: ignore[no-any-return]
+    return add_op(a, b if alpha == 1 else mul_op(b, alpha))
 
 
 def sub(a: Any, b: Any, *, alpha: Any = 1) -> Tensor:
@@ -40,7 +40,7 @@ def sub(a: Any, b: Any, *, alpha: Any = 1) -> Tensor:
     >>> td.sub(td.ones(2), 2.0)
     tensor([-1., -1.])
     """
-    return sub_op(a, b if alpha == 1 else mul_op(b, alpha))  # type: ignore[no-any-return]
+    return sub_op(a, b if alpha == 1 else mul_op(b, alpha))
 
 
 mul = multiply = mul_op
@@ -55,7 +55,7 @@ def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
     tensor([ 3, -4])
     """
     if rounding_mode is None:
-        return true_divide(a, b)  # type: ignore[no-any-return]
+        return true_divide(a, b)
     if rounding_mode == "floor":
         return floor_divide(a, b)
     if rounding_mode != "trunc":
@@ -84,7 +84,7 @@ def remainder(a: Any, b: Any) -> Tensor:
     tensor([2, 1])
     """
     r = fmod(a, b)
-    return where_op((r != 0) & ((r < 0) != (b < 0)), r + b, r)  # type: ignore[no-any-return]
+    return where_op((r != 0) & ((r < 0) != (b < 0)), r + b, r)
 
 
 def floor_divide(a: Any, b: Any) -> Tensor:
@@ -94,9 +94,14 @@ def floor_divide(a: Any, b: Any) -> Tensor:
     >>> td.floor_divide(td.tensor([7.0, -7.0]), 2)
     tensor([ 3., -4.])
     """
-    r = remainder(a, b)
+    r = fmod(a, b)
+    below = (r != 0) & ((r < 0) != (b < 0))  # the quotient is negative and was cut toward zero
     q = OPS["div"](sub_op(a, r), b)
-    return OPS["round"](q) if q.dtype.kind == "f" else q  # type: ignore[no-any-return]
+    if q.dtype.kind != "f":
+        return where_op(below, q - 1, q)  # type: ignore[no-any-return]
+    q = OPS["round"](q)
+    true = true_divide(a, b)
+    return where_op(eq(b, 0) if isinstance(b, Tensor) else b == 0, true, where_op(below, q - 1, where_op(q == 0, true * 0, q)))  # type: ignore[no-any-return]
 
 
 def pow(x: Any, exponent: Any) -> Tensor:
@@ -108,14 +113,14 @@ def pow(x: Any, exponent: Any) -> Tensor:
     """
     if exponent.__class__ in (int, float) and isinstance(x, Tensor) and x.dtype.kind == "f":
         if exponent == 2:
-            return square(x)  # type: ignore[no-any-return]
+            return square(x)
         if exponent == 0.5:
-            return sqrt(x)  # type: ignore[no-any-return]
+            return sqrt(x)
         if exponent == 1:
-            return mul_op(x, 1)  # type: ignore[no-any-return]
+            return mul_op(x, 1)
     if exponent.__class__ is int and exponent < 0 and isinstance(x, Tensor) and x.dtype.kind in "iu":
         raise ArgumentError("pow: integers to negative integer powers are not integers; cast to a float type")
-    return pow_op(x, exponent)  # type: ignore[no-any-return]
+    return pow_op(x, exponent)
 
 
 def round(x: Tensor, *, decimals: int = 0) -> Tensor:
@@ -125,7 +130,7 @@ def round(x: Tensor, *, decimals: int = 0) -> Tensor:
     >>> td.round(td.tensor([0.5, 1.5]))
     tensor([0., 2.])
     """
-    return OPS["round"](x) if not decimals else OPS["round"](x * 10.0**decimals) / 10.0**decimals  # type: ignore[no-any-return]
+    return OPS["round"](x) if not decimals else OPS["round"](x * 10.0**decimals) / 10.0**decimals
 
 
 def ceil(x: Tensor) -> Tensor:
@@ -157,7 +162,7 @@ def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     else:
         info = dtypes.iinfo(x.dtype)
         low, high = info.min, info.max
-    return OPS["clamp"](x, low if min is None else min, high if max is None else max)  # type: ignore[no-any-return]
+    return OPS["clamp"](x, low if min is None else min, high if max is None else max)
 
 
 clip = clamp
@@ -192,7 +197,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
 
 
 def _tensor_where(x: Tensor, condition: Tensor, other: Any) -> Tensor:
-    return where_op(condition, x, other)  # type: ignore[no-any-return]
+    return where_op(condition, x, other)
 
 
 def logical_not(x: Tensor) -> Tensor:
@@ -202,7 +207,7 @@ def logical_not(x: Tensor) -> Tensor:
     >>> td.logical_not(td.tensor([0, 2]))
     tensor([ True, False])
     """
-    return eq(x, 0) if x.dtype.kind != "b" else bitwise_not(x)  # type: ignore[no-any-return]
+    return eq(x, 0) if x.dtype.kind != "b" else bitwise_not(x)
 
 
 def _truth(x: Any) -> Any:
@@ -211,17 +216,17 @@ def _truth(x: Any) -> Any:
 
 def logical_and(a: Any, b: Any) -> Tensor:
     """Return a and b, elementwise."""
-    return bitwise_and(_truth(a), _truth(b))  # type: ignore[no-any-return]
+    return bitwise_and(_truth(a), _truth(b))
 
 
 def logical_or(a: Any, b: Any) -> Tensor:
     """Return a or b, elementwise."""
-    return bitwise_or(_truth(a), _truth(b))  # type: ignore[no-any-return]
+    return bitwise_or(_truth(a), _truth(b))
 
 
 def logical_xor(a: Any, b: Any) -> Tensor:
     """Return whether exactly one of a and b holds, elementwise."""
-    return bitwise_xor(_truth(a), _truth(b))  # type: ignore[no-any-return]
+    return bitwise_xor(_truth(a), _truth(b))
 
 
 def isnan(x: Tensor) -> Tensor:
@@ -231,107 +236,107 @@ def isnan(x: Tensor) -> Tensor:
     >>> td.isnan(td.tensor([1.0, float("nan")]))
     tensor([False,  True])
     """
-    return ne(x, x)  # type: ignore[no-any-return]
+    return ne(x, x)
 
 
 def isinf(x: Tensor) -> Tensor:
     """Return where x is infinite."""
-    return eq(abs(x), _math.inf) if x.dtype.kind == "f" else ne(x, x)  # type: ignore[no-any-return]
+    return eq(abs(x), _math.inf) if x.dtype.kind == "f" else ne(x, x)
 
 
 def isfinite(x: Tensor) -> Tensor:
     """Return where x is neither infinite nor NaN."""
-    return lt(abs(x), _math.inf) if x.dtype.kind == "f" else eq(x, x)  # type: ignore[no-any-return]
+    return lt(abs(x), _math.inf) if x.dtype.kind == "f" else eq(x, x)
 
 
 def signbit(x: Tensor) -> Tensor:
     """Return where x is negative (-0.0 included)."""
     if x.dtype.kind != "f":
-        return lt(x, 0)  # type: ignore[no-any-return]
+        return lt(x, 0)
     word = {2: dtypes.int16, 4: dtypes.int32, 8: dtypes.int64}[x.dtype.itemsize]
-    return lt(OPS["bitcast"](x, word), 0)  # type: ignore[no-any-return]
+    return lt(OPS["bitcast"](x, word), 0)
 
 
 def copysign(a: Tensor, b: Any) -> Tensor:
     """Return |a| with the sign of b."""
     b = a.new_full((), float(b)) if not isinstance(b, Tensor) else b
-    return where_op(signbit(b), -abs(a), abs(a))  # type: ignore[no-any-return]
+    return where_op(signbit(b), -abs(a), abs(a))
 
 
 def log2(x: Tensor) -> Tensor:
     """Return the base-2 logarithm."""
-    return log(x) * (1 / _math.log(2.0))  # type: ignore[no-any-return]
+    return log(x) * (1 / _math.log(2.0))
 
 
 def log10(x: Tensor) -> Tensor:
     """Return the base-10 logarithm."""
-    return log(x) * (1 / _math.log(10.0))  # type: ignore[no-any-return]
+    return log(x) * (1 / _math.log(10.0))
 
 
 def exp2(x: Tensor) -> Tensor:
     """Return 2 to the power x."""
-    return exp(x * _math.log(2.0))  # type: ignore[no-any-return]
+    return exp(x * _math.log(2.0))
 
 
 def tan(x: Tensor) -> Tensor:
     """Return the tangent."""
-    return sin(x) / cos(x)  # type: ignore[no-any-return]
+    return sin(x) / cos(x)
 
 
 def asin(x: Tensor) -> Tensor:
     """Return the inverse sine."""
-    return atan2(x, sqrt((1 - x) * (1 + x)))  # type: ignore[no-any-return]
+    return atan2(x, sqrt((1 - x) * (1 + x)))
 
 
 def acos(x: Tensor) -> Tensor:
     """Return the inverse cosine."""
-    return atan2(sqrt((1 - x) * (1 + x)), x)  # type: ignore[no-any-return]
+    return atan2(sqrt((1 - x) * (1 + x)), x)
 
 
 def atan(x: Tensor) -> Tensor:
     """Return the inverse tangent."""
-    return atan2(x, 1.0)  # type: ignore[no-any-return]
+    return atan2(x, 1.0)
 
 
 def sinh(x: Tensor) -> Tensor:
     """Return the hyperbolic sine."""
-    return (expm1(x) - expm1(-x)) * 0.5  # type: ignore[no-any-return]
+    return (expm1(x) - expm1(-x)) * 0.5
 
 
 def cosh(x: Tensor) -> Tensor:
     """Return the hyperbolic cosine."""
-    return (exp(x) + exp(-x)) * 0.5  # type: ignore[no-any-return]
+    return (exp(x) + exp(-x)) * 0.5
 
 
 def asinh(x: Tensor) -> Tensor:
     """Return the inverse hyperbolic sine."""
     a = abs(x)
-    return sign(x) * log1p(a + a * a / (1 + sqrt(a * a + 1)))  # type: ignore[no-any-return]
+    return sign(x) * log1p(a + a * a / (1 + sqrt(a * a + 1)))
 
 
 def acosh(x: Tensor) -> Tensor:
     """Return the inverse hyperbolic cosine."""
-    return log(x + sqrt((x - 1) * (x + 1)))  # type: ignore[no-any-return]
+    return log(x + sqrt((x - 1) * (x + 1)))
 
 
 def atanh(x: Tensor) -> Tensor:
     """Return the inverse hyperbolic tangent."""
-    return (log1p(x) - log1p(-x)) * 0.5  # type: ignore[no-any-return]
+    return (log1p(x) - log1p(-x)) * 0.5
 
 
 def lerp(a: Tensor, b: Tensor, weight: Any) -> Tensor:
     """Return a + weight * (b - a)."""
-    return add_op(a, mul_op(sub_op(b, a), weight))  # type: ignore[no-any-return]
+    return add_op(a, mul_op(sub_op(b, a), weight))
 
 
 def addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
     """Return x + value * a * b."""
-    return add_op(x, mul_op(mul_op(a, b), value))  # type: ignore[no-any-return]
+    return add_op(x, mul_op(mul_op(a, b), value))
 
 
 def addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
     """Return x + value * a / b."""
-    return add_op(x, mul_op(true_divide(a, b), value))  # type: ignore[no-any-return]
+    return add_op(x, mul_op(true_divide(a, b), value))
 
 
 def nan_to_num(x: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
@@ -339,7 +344,7 @@ def nan_to_num(x: Tensor, nan: float = 0.0, posinf: float | None = None, neginf:
     info = dtypes.finfo(x.dtype)
     x = where_op(isnan(x), nan, x)
     x = where_op(eq(x, _math.inf), info.max if posinf is None else posinf, x)
-    return where_op(eq(x, -_math.inf), info.min if neginf is None else neginf, x)  # type: ignore[no-any-return]
+    return where_op(eq(x, -_math.inf), info.min if neginf is None else neginf, x)
 
 
 def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
@@ -349,7 +354,7 @@ def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     >>> td.masked_fill(td.ones(2), td.tensor([True, False]), 0.0)
     tensor([0., 1.])
     """
-    return where_op(mask, value, x)  # type: ignore[no-any-return]
+    return where_op(mask, value, x)
 
 
 def isclose(a: Tensor, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -358,7 +363,7 @@ def isclose(a: Tensor, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan
     if a.dtype.kind != "f":
         a, b = a.to(dtypes.float64), b.to(dtypes.float64)
     close = eq(a, b) | (le(abs(a - b), abs(b) * rtol + atol) & isfinite(a) & isfinite(b))
-    return close | (isnan(a) & isnan(b)) if equal_nan else close  # type: ignore[no-any-return]
+    return close | (isnan(a) & isnan(b)) if equal_nan else close
 
 
 def allclose(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
@@ -389,13 +394,13 @@ def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     x = x if dtype is None else x.to(dtype)
-    return OPS["softmax"](x, _axis("softmax", dim, x))  # type: ignore[no-any-return]
+    return OPS["softmax"](x, _axis("softmax", dim, x))
 
 
 def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Return the logarithm of softmax along a dimension."""
     x = x if dtype is None else x.to(dtype)
-    return OPS["log_softmax"](x, _axis("log_softmax", dim, x))  # type: ignore[no-any-return]
+    return OPS["log_softmax"](x, _axis("log_softmax", dim, x))
 
 
 def _axis(op: str, dim: int, x: Tensor) -> int:
@@ -409,11 +414,11 @@ def _axis(op: str, dim: int, x: Tensor) -> int:
 
 def silu(x: Tensor) -> Tensor:
     """Return x * sigmoid(x)."""
-    return OPS["silu"](x)  # type: ignore[no-any-return]
+    return OPS["silu"](x)
 
 
 def floor_(x: Tensor) -> Tensor:
-    return x.copy_(floor(x))  # type: ignore[no-any-return]
+    return x.copy_(floor(x))
 
 
 FUNCTIONS = """abs absolute neg negative sign floor sqrt exp log expm1 log1p sin cos tanh erf maximum minimum atan2 arctan2 bitwise_and

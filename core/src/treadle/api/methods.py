@@ -116,7 +116,7 @@ def _with_alpha(name: str) -> Any:
     plain = inplace.inplace_method(OPS[name])
 
     def method(x: Tensor, other: Any, alpha: Any = 1) -> Tensor:
-        return plain(x, other if alpha == 1 else other * alpha)  # type: ignore[no-any-return]
+        return plain(x, other if alpha == 1 else other * alpha)
 
     method.__name__ = f"{name}_"
     method.__doc__ = f"Do `{name}` in place and return the tensor."
@@ -214,7 +214,7 @@ def hooked(edge: Any) -> dict[int, dict[int, Any]]:
     node = edge[0] if edge.__class__ is tuple else edge
     if not isinstance(node[1], HookedRule):
         node[1] = HookedRule(node[1])
-    return node[1].hooks  # type: ignore[no-any-return]
+    return node[1].hooks
 
 
 def retain_grad(x: Tensor) -> None:

@@ -39,7 +39,7 @@ def sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
         x = x.to(dtype)
     elif x.dtype.kind != "f":
         x = x.to(dtypes.int64) if x.dtype is not dtypes.uint64 else x
-    return OPS["sum"](x, _dims("sum", x, dim, axis), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+    return OPS["sum"](x, _dims("sum", x, dim, axis), _keep(keepdim, keepdims))
 
 
 def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
@@ -48,7 +48,7 @@ def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
         x = x.to(dtype)
     elif x.dtype.kind != "f":
         x = x.to(dtypes.int64) if x.dtype is not dtypes.uint64 else x
-    return OPS["prod"](x, _dims("prod", x, dim, axis), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+    return OPS["prod"](x, _dims("prod", x, dim, axis), _keep(keepdim, keepdims))
 
 
 def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
@@ -59,7 +59,7 @@ def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     tensor(2.)
     """
     x = x if dtype is None else x.to(dtype)
-    return OPS["mean"](x, _dims("mean", x, dim, axis), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+    return OPS["mean"](x, _dims("mean", x, dim, axis), _keep(keepdim, keepdims))
 
 
 def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
@@ -67,12 +67,12 @@ def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     c = (1 if unbiased else 0) if correction is None else correction
-    return OPS["var"](x, _dims("var", x, dim, axis), c, _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+    return OPS["var"](x, _dims("var", x, dim, axis), c, _keep(keepdim, keepdims))
 
 
 def std(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
     """Return the standard deviation over all or some dimensions."""
-    return OPS["sqrt"](var(x, dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims))  # type: ignore[no-any-return]
+    return OPS["sqrt"](var(x, dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims))
 
 
 def _extremum(name: str) -> Any:
@@ -111,12 +111,12 @@ max, min = _extremum("max"), _extremum("min")
 
 def amax(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return the maximum over all or some dimensions; ties share the gradient."""
-    return OPS["max"](x, _dims("amax", x, dim, None), keepdim)  # type: ignore[no-any-return]
+    return OPS["max"](x, _dims("amax", x, dim, None), keepdim)
 
 
 def amin(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return the minimum over all or some dimensions; ties share the gradient."""
-    return OPS["min"](x, _dims("amin", x, dim, None), keepdim)  # type: ignore[no-any-return]
+    return OPS["min"](x, _dims("amin", x, dim, None), keepdim)
 
 
 def _arg(name: str) -> Any:
@@ -124,8 +124,8 @@ def _arg(name: str) -> Any:
         given = dim if axis is None else axis
         if given is None:
             flat = OPS[name](OPS["reshape"](x, (x.sig.size,)), 0, False)
-            return OPS["reshape"](flat, (1,) * x.ndim) if _keep(keepdim, keepdims) else flat  # type: ignore[no-any-return]
-        return OPS[name](x, axis_of(name, given, x.ndim), _keep(keepdim, keepdims))  # type: ignore[no-any-return]
+            return OPS["reshape"](flat, (1,) * x.ndim) if _keep(keepdim, keepdims) else flat
+        return OPS[name](x, axis_of(name, given, x.ndim), _keep(keepdim, keepdims))
 
     run.__name__ = name
     run.__doc__ = f"Return the index (int64) of the first {name[3:]}imum, of all elements or along a dimension."
@@ -155,13 +155,13 @@ def _truth(op: str, name: str, x: Tensor, dim: Any, keepdim: bool, axis: Any, ke
     over, keep = _dims(name, x, dim, axis), _keep(keepdim, keepdims)
     if 0 in (x.shape[d] for d in over):
         shape = [1 if d in over else n for d, n in enumerate(x.shape)] if keep else [n for d, n in enumerate(x.shape) if d not in over]
-        return x.new_full(tuple(shape), name == "all")  # type: ignore[no-any-return]
-    return OPS[op](x, over, keep)  # type: ignore[no-any-return]
+        return x.new_full(tuple(shape), name == "all")
+    return OPS[op](x, over, keep)
 
 
 def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """Return log(sum(exp(x))) over dimensions, without overflow."""
-    return OPS["logsumexp"](x, _dims("logsumexp", x, dim, None), keepdim)  # type: ignore[no-any-return]
+    return OPS["logsumexp"](x, _dims("logsumexp", x, dim, None), keepdim)
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: Any = None, axis: Any = None) -> Tensor:
@@ -173,8 +173,8 @@ def cumsum(x: Tensor, dim: int, *, dtype: Any = None, axis: Any = None) -> Tenso
     """
     x = x.to(dtype) if dtype is not None else x.to(dtypes.int64) if x.dtype.kind != "f" else x
     if x.ndim == 0:
-        return x + 0  # type: ignore[no-any-return]
-    return OPS["cumsum"](x, axis_of("cumsum", dim if axis is None else axis, x.ndim))  # type: ignore[no-any-return]
+        return x + 0
+    return OPS["cumsum"](x, axis_of("cumsum", dim if axis is None else axis, x.ndim))
 
 
 def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -182,14 +182,14 @@ def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tenso
     p = 2 if p in (None, "fro") else p
     over = _dims("norm", x, dim, None)
     if p in (float("inf"), float("-inf")):
-        return OPS["max" if p > 0 else "min"](OPS["abs"](x), over, keepdim)  # type: ignore[no-any-return]
+        return OPS["max" if p > 0 else "min"](OPS["abs"](x), over, keepdim)
     if p == 2:
-        return OPS["sqrt"](OPS["sum"](OPS["square"](x), over, keepdim))  # type: ignore[no-any-return]
+        return OPS["sqrt"](OPS["sum"](OPS["square"](x), over, keepdim))
     if p == 1:
-        return OPS["sum"](OPS["abs"](x), over, keepdim)  # type: ignore[no-any-return]
+        return OPS["sum"](OPS["abs"](x), over, keepdim)
     if p == 0:
-        return OPS["sum"]((x != 0).to(x.dtype), over, keepdim)  # type: ignore[no-any-return]
-    return OPS["sum"](OPS["pow"](OPS["abs"](x), p), over, keepdim) ** (1.0 / p)  # type: ignore[no-any-return]
+        return OPS["sum"]((x != 0).to(x.dtype), over, keepdim)
+    return OPS["sum"](OPS["pow"](OPS["abs"](x), p), over, keepdim) ** (1.0 / p)
 
 
 def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> MinMax:
@@ -231,7 +231,7 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
 
 
 def _narrow(x: Tensor, d: int, start: int, count: int) -> Tensor:
-    return x if x.ndim == 0 else OPS["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))  # type: ignore[no-any-return]
+    return x if x.ndim == 0 else OPS["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
 
 
 def median(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:

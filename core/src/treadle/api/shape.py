@@ -19,19 +19,6 @@ def _sizes(size: tuple[Any, ...]) -> tuple[int, ...]:
     return tuple(n.__index__() for n in size)
 
 
-class Size(tuple[int, ...]):
-    """A shape; `x.size()` returns it."""
-
-    __slots__ = ()
-
-    def numel(self) -> int:
-        """The number of elements."""
-        n = 1
-        for k in self:
-            n *= k
-        return n
-
-
 def size(x: Tensor, dim: int | None = None) -> Any:
     """Return the shape, or the size of one dimension.
 
@@ -39,7 +26,7 @@ def size(x: Tensor, dim: int | None = None) -> Any:
     >>> td.zeros(2, 3).size(0)
     2
     """
-    return Size(x.shape) if dim is None else x.shape[axis_of("size", dim, x.ndim)]
+    return x.sig.shape if dim is None else x.shape[axis_of("size", dim, x.ndim)]
 
 
 def reshape(x: Tensor, *shape: Any) -> Tensor:
@@ -49,7 +36,7 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
     >>> td.arange(6).reshape(2, -1).shape
     (2, 3)
     """
-    return OPS["reshape"](x, infer_size("reshape", _sizes(shape), x.sig.size))  # type: ignore[no-any-return]
+    return OPS["reshape"](x, infer_size("reshape", _sizes(shape), x.sig.size))
 
 
 def view(x: Tensor, *shape: Any) -> Tensor:
@@ -60,11 +47,11 @@ def view(x: Tensor, *shape: Any) -> Tensor:
     (2, 2)
     """
     if len(shape) == 1 and isinstance(shape[0], (dtypes.DType, str)):
-        return OPS["bitcast"](x, dtypes.dtype(shape[0]))  # type: ignore[no-any-return]
+        return OPS["bitcast"](x, dtypes.dtype(shape[0]))
     target = infer_size("view", _sizes(shape), x.sig.size)
     if reshape_strides(x.shape, x.sig.strides, target) is None:
         raise ShapeError(f"view: a tensor of shape {x.shape} and strides {x.sig.strides} cannot be seen as {target} without a copy; use reshape")
-    return OPS["reshape"](x, target)  # type: ignore[no-any-return]
+    return OPS["reshape"](x, target)
 
 
 def view_as(x: Tensor, other: Tensor) -> Tensor:
@@ -87,7 +74,7 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
     order = tuple(axis_of("permute", d, x.ndim) for d in _sizes(dims))
     if len(order) != x.ndim or len(set(order)) != x.ndim:
         raise ArgumentError(f"permute: dims must name each of {x.ndim} dimensions once: {_sizes(dims)}")
-    return OPS["permute"](x, order)  # type: ignore[no-any-return]
+    return OPS["permute"](x, order)
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -97,7 +84,7 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
         return view(x, ())
     order = list(range(x.ndim))
     order[a], order[b] = b, a
-    return OPS["permute"](x, tuple(order))  # type: ignore[no-any-return]
+    return OPS["permute"](x, tuple(order))
 
 
 swapaxes = swapdims = transpose
@@ -112,7 +99,7 @@ def t(x: Tensor) -> Tensor:
     """
     if x.ndim > 2:
         raise ShapeError(f"t: expected at most two dimensions: {x.shape}; use transpose")
-    return OPS["permute"](x, tuple(range(x.ndim))[::-1])  # type: ignore[no-any-return]
+    return OPS["permute"](x, tuple(range(x.ndim))[::-1])
 
 
 def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
@@ -121,7 +108,7 @@ def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
     dst = [axis_of("movedim", d, x.ndim) for d in ([destination] if isinstance(destination, int) else destination)]
     rest = iter(d for d in range(x.ndim) if d not in src)
     order = [src[dst.index(d)] if d in dst else next(rest) for d in range(x.ndim)]
-    return OPS["permute"](x, tuple(order))  # type: ignore[no-any-return]
+    return OPS["permute"](x, tuple(order))
 
 
 moveaxis = movedim
@@ -139,7 +126,7 @@ def expand(x: Tensor, *sizes: Any) -> Tensor:
     if lead < 0:
         raise ShapeError(f"expand: {want} has fewer dimensions than {x.shape}")
     to = tuple((x.shape[d - lead] if d >= lead else -1) if n == -1 else n for d, n in enumerate(want))
-    return OPS["expand"](x, to)  # type: ignore[no-any-return]
+    return OPS["expand"](x, to)
 
 
 def broadcast_to(x: Tensor, size: Any) -> Tensor:
@@ -166,7 +153,7 @@ def squeeze(x: Tensor, dim: Any = None) -> Tensor:
     (3,)
     """
     over = axes_of("squeeze", dim, x.ndim)
-    return OPS["reshape"](x, tuple(n for d, n in enumerate(x.shape) if not (d in over and n == 1)))  # type: ignore[no-any-return]
+    return OPS["reshape"](x, tuple(n for d, n in enumerate(x.shape) if not (d in over and n == 1)))
 
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
@@ -177,7 +164,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     (1, 3)
     """
     d = axis_of("unsqueeze", dim, x.ndim + 1)
-    return OPS["reshape"](x, (*x.shape[:d], 1, *x.shape[d:]))  # type: ignore[no-any-return]
+    return OPS["reshape"](x, (*x.shape[:d], 1, *x.shape[d:]))
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -196,18 +183,18 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     joined = 1
     for n in shape[a : b + 1]:
         joined *= n
-    return OPS["reshape"](x, (*shape[:a], joined, *shape[b + 1 :]))  # type: ignore[no-any-return]
+    return OPS["reshape"](x, (*shape[:a], joined, *shape[b + 1 :]))
 
 
 def unflatten(x: Tensor, dim: int, sizes: Any) -> Tensor:
     """Return one dimension split into several (one size may be -1)."""
     d = axis_of("unflatten", dim, x.ndim)
-    return OPS["reshape"](x, (*x.shape[:d], *infer_size("unflatten", tuple(sizes), x.shape[d]), *x.shape[d + 1 :]))  # type: ignore[no-any-return]
+    return OPS["reshape"](x, (*x.shape[:d], *infer_size("unflatten", tuple(sizes), x.shape[d]), *x.shape[d + 1 :]))
 
 
 def ravel(x: Tensor) -> Tensor:
     """Return all elements in one dimension."""
-    return OPS["reshape"](x, (x.sig.size,))  # type: ignore[no-any-return]
+    return OPS["reshape"](x, (x.sig.size,))
 
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
@@ -216,13 +203,13 @@ def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     start = start + x.shape[d] if start < 0 else start
     if not 0 <= start <= x.shape[d] - length or length < 0:
         raise ArgumentError(f"narrow: start {start} and length {length} do not fit size {x.shape[d]}")
-    return OPS["subscript"](x, tuple((start, length, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))  # type: ignore[no-any-return]
+    return OPS["subscript"](x, tuple((start, length, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
 
 
 def select(x: Tensor, dim: int, index: int) -> Tensor:
     """Return the view at one index of a dimension."""
     d = axis_of("select", dim, x.ndim)
-    return x[(slice(None),) * d + (index,)]  # type: ignore[no-any-return]
+    return x[(slice(None),) * d + (index,)]
 
 
 def unbind(x: Tensor, dim: int = 0) -> tuple[Tensor, ...]:
@@ -275,7 +262,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> 
     kept = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch lets empty 1-d tensors join anything
     if kept[0].ndim == 0:
         raise ShapeError("cat: 0-d tensors cannot be joined; use stack")
-    return OPS["concat"](*kept, axis=axis_of("cat", dim if axis is None else axis, kept[0].ndim))  # type: ignore[no-any-return]
+    return OPS["concat"](*kept, axis=axis_of("cat", dim if axis is None else axis, kept[0].ndim))
 
 
 concat = concatenate = cat
@@ -294,7 +281,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if any(x.shape != tensors[0].shape for x in tensors):
         raise ShapeError(f"stack: all tensors must have one shape: {[x.shape for x in tensors]}")
     d = axis_of("stack", dim, tensors[0].ndim + 1)
-    return OPS["concat"](*[unsqueeze(x, d) for x in tensors], axis=d)  # type: ignore[no-any-return]
+    return OPS["concat"](*[unsqueeze(x, d) for x in tensors], axis=d)
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
@@ -314,7 +301,7 @@ def flip(x: Tensor, *dims: Any) -> Tensor:
     >>> td.arange(3).flip(0)
     tensor([2, 1, 0])
     """
-    return OPS["flip"](x, axes_of("flip", _sizes(dims), x.ndim))  # type: ignore[no-any-return]
+    return OPS["flip"](x, axes_of("flip", _sizes(dims), x.ndim))
 
 
 def roll(x: Tensor, shifts: Any, dims: Any = None) -> Tensor:
@@ -363,7 +350,7 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     d = axis_of("unfold", dimension, x.ndim)
     if size < 0 or step < 1 or size > x.shape[d]:
         raise ArgumentError(f"unfold: size {size} and step {step} do not fit a dimension of {x.shape[d]}")
-    return OPS["windows"](x, d, size, step, 1)  # type: ignore[no-any-return]
+    return OPS["windows"](x, d, size, step, 1)
 
 
 def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
@@ -373,24 +360,24 @@ def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor
     rows, columns = x.shape[-2:]
     n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
     i = x.new_arange(n) + max(-offset, 0)
-    return x[..., i, i + offset]  # type: ignore[no-any-return]
+    return x[..., i, i + offset]
 
 
 def diag(x: Tensor, diagonal: int = 0) -> Tensor:
     """Return a matrix with the vector on a diagonal, or the diagonal of a matrix."""
     if x.ndim == 2:
-        return globals()["diagonal"](x, diagonal)  # type: ignore[no-any-return]
+        return globals()["diagonal"](x, diagonal)
     n = x.shape[0] + abs(diagonal)
     rows, columns = x.new_arange(n).reshape(n, 1), x.new_arange(n)
     placed = OPS["pad"](x, 0.0, ((max(diagonal, 0), max(-diagonal, 0)),))
-    return OPS["where"](columns == rows + diagonal, placed, 0)  # type: ignore[no-any-return]
+    return OPS["where"](columns == rows + diagonal, placed, 0)
 
 
 def _triangle(x: Tensor, keep: Any) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"tril/triu: two dimensions or more expected: {x.shape}")
     rows, columns = x.shape[-2:]
-    return OPS["where"](keep(x.new_arange(columns) - x.new_arange(rows).reshape(rows, 1)), x, 0 if x.dtype.kind != "b" else False)  # type: ignore[no-any-return]
+    return OPS["where"](keep(x.new_arange(columns) - x.new_arange(rows).reshape(rows, 1)), x, 0 if x.dtype.kind != "b" else False)
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
@@ -411,7 +398,7 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 
 def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Return the elements that an index tensor picks along a dimension."""
-    return OPS["take_along"](x, index, axis_of("gather", dim, x.ndim))  # type: ignore[no-any-return]
+    return OPS["take_along"](x, index, axis_of("gather", dim, x.ndim))
 
 
 take_along_dim = lambda x, indices, dim: gather(x, dim, indices)  # noqa: E731
@@ -420,18 +407,18 @@ take_along_dim = lambda x, indices, dim: gather(x, dim, indices)  # noqa: E731
 def scatter(x: Tensor, dim: int, index: Tensor, src: Any) -> Tensor:
     """Return x with src written at the places an index tensor names along a dimension."""
     src = x.new_full(index.shape, src) if not isinstance(src, Tensor) else src
-    return OPS["put_along"](x, index, src, axis_of("scatter", dim, x.ndim), "set")  # type: ignore[no-any-return]
+    return OPS["put_along"](x, index, src, axis_of("scatter", dim, x.ndim), "set")
 
 
 def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """Return x with src added at the places an index tensor names along a dimension."""
-    return OPS["put_along"](x, index, src, axis_of("scatter_add", dim, x.ndim), "add")  # type: ignore[no-any-return]
+    return OPS["put_along"](x, index, src, axis_of("scatter_add", dim, x.ndim), "add")
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Return the slices that a vector of indices names along a dimension."""
     d = axis_of("index_select", dim, x.ndim)
-    return x[(slice(None),) * d + (index,)]  # type: ignore[no-any-return]
+    return x[(slice(None),) * d + (index,)]
 
 
 def take(x: Tensor, index: Tensor, axis: int | None = None) -> Tensor:
@@ -442,7 +429,7 @@ def take(x: Tensor, index: Tensor, axis: int | None = None) -> Tensor:
 def masked_select(x: Tensor, mask: Tensor) -> Tensor:
     """Return the elements where a mask holds, in one dimension."""
     shape = broadcast_of("masked_select", x.shape, mask.shape)
-    return OPS["expand"](x, shape)[OPS["expand"](mask, shape)]  # type: ignore[no-any-return]
+    return OPS["expand"](x, shape)[OPS["expand"](mask, shape)]
 
 
 def nonzero(x: Tensor) -> Tensor:
@@ -453,7 +440,7 @@ def nonzero(x: Tensor) -> Tensor:
     tensor([[1],
             [2]])
     """
-    return OPS["nonzero"](x)  # type: ignore[no-any-return]
+    return OPS["nonzero"](x)
 
 
 def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:

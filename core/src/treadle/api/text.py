@@ -80,7 +80,7 @@ def _suffix(x: Tensor, array: Any) -> str:
 
 
 def __format__(x: Tensor, spec: str) -> str:
-    return format(x.item(), spec) if x.ndim == 0 and spec else str(x)
+    return format(x.item(), spec) if x.ndim == 0 else object.__format__(x, spec)
 
 
 METHODS = {"__repr__": __repr__, "__format__": __format__}

@@ -116,7 +116,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
         with enable_grad():
             found = grad_of([y for y, _ in pairs], variables, [g for _, g in pairs], True, True, True) if pairs else [None] * len(variables)
             grads = [v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)]
-        return _shaped(grads, plan)  # type: ignore[no-any-return]
+        return _shaped(grads, plan)
 
     return tree.map(lambda y: detach(y) if isinstance(y, Tensor) and not _leads_outside(primals, {}) else y, out), pull
 

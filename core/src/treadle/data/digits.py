@@ -33,12 +33,11 @@ def mnist() -> tuple[Tensor, Tensor]:
     """
     path = _find()
     try:
-        text = gzip.decompress(path.read_bytes()).decode("ascii")
-        values = np.fromstring(text.replace("\n", ","), dtype=np.int64, sep=",")
+        with gzip.open(path, "rt", encoding="ascii") as text:
+            table = np.loadtxt(text, dtype=np.uint8, delimiter=",", ndmin=2)
     except (OSError, EOFError, ValueError) as e:
         raise FormatError(f"mnist: {path} is damaged: {e}; install it again: {_COMMAND}") from e
-    if values.size == 0 or values.size % _COLUMNS:
-        raise FormatError(f"mnist: {path} does not hold rows of {_COLUMNS} numbers")
-    table = values.reshape(-1, _COLUMNS)
+    if table.shape[1] != _COLUMNS or (table[:, -1] > 9).any():
+        raise FormatError(f"mnist: {path} does not hold rows of 784 pixels and a digit")
     pixels = (table[:, :-1].astype(np.float32) / np.float32(255)).reshape(-1, 1, 28, 28)
-    return creation.from_numpy(pixels), creation.from_numpy(np.ascontiguousarray(table[:, -1]))
+    return creation.from_numpy(pixels), creation.from_numpy(table[:, -1].astype(np.int64))

@@ -74,13 +74,10 @@ class DataLoader:
                 "drop_last"
             )
         self.batch_size, self.drop_last = batch_size, drop_last
-        if sampler is None and not self._iterable:
-            sampler = (
-                RandomSampler(dataset, generator=generator)
-                if shuffle
-                else SequentialSampler(dataset)
-            )
         self.sampler: Any = sampler
+        if sampler is None and not self._iterable:
+            random = RandomSampler(dataset, generator=generator) if shuffle else None
+            self.sampler = SequentialSampler(dataset) if random is None else random
         if batch_size is not None and not self._iterable:
             batch_sampler = BatchSampler(self.sampler, batch_size, drop_last)
         self.batch_sampler: Any = batch_sampler

@@ -170,4 +170,4 @@ class BatchSampler(Sampler[list[int]]):
     def __len__(self) -> int:
         n: Any = len(self.sampler)  # type: ignore[arg-type]
         size = self.batch_size
-        return n // size if self.drop_last else -(-n // size)  # type: ignore[no-any-return]
+        return n // size if self.drop_last else -(-n // size)

@@ -14,7 +14,7 @@ from treadle.demo.model import make_model, predict
 from treadle.demo.pictures import draw_loss, draw_mistakes
 from treadle.errors import TreadleError
 
-EPOCHS, BATCH, RATE, SEED = 6, 64, 2e-3, 0
+TRAINING, EPOCHS, BATCH, RATE, SEED = 4000, 6, 64, 2e-3, 0
 
 
 def run(folder: str | Path = "treadle-demo") -> float:
@@ -44,7 +44,7 @@ def run(folder: str | Path = "treadle-demo") -> float:
 def _split(images: Tensor, classes: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
     """Return 4,000 digits for training and 1,000 for the test, the same ones every time."""
     order = random.randperm(images.shape[0], generator=random.Generator().manual_seed(SEED))
-    return tuple((images[part], classes[part]) for part in (order[:4000], order[4000:]))
+    return tuple((images[part], classes[part]) for part in (order[:TRAINING], order[TRAINING:]))
 
 
 def _train(images: Tensor, classes: Tensor) -> tuple[nn.Module, list[float]]:
@@ -57,9 +57,9 @@ def _train(images: Tensor, classes: Tensor) -> tuple[nn.Module, list[float]]:
     schedule = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
     losses = []
-    with tqdm(total=steps, unit="step", file=sys.stdout) as bar:
-        for epoch in range(EPOCHS):
-            bar.set_description(f"epoch {epoch + 1}/{EPOCHS}")
+    with tqdm(total=steps, unit="step", file=sys.stdout, disable=None) as bar:  # None: if a terminal
+        for epoch in range(1, EPOCHS + 1):
+            bar.set_description(f"epoch {epoch}/{EPOCHS}")
             for x, y in loader:
                 optimizer.zero_grad()
                 loss = criterion(model(x), y)
@@ -70,6 +70,8 @@ def _train(images: Tensor, classes: Tensor) -> tuple[nn.Module, list[float]]:
                 losses.append(loss.item())
                 bar.set_postfix(loss=f"{losses[-1]:.3f}", refresh=False)
                 bar.update()
+            mean = sum(losses[-len(loader) :]) / len(loader)
+            bar.write(f"epoch {epoch}: mean training loss {mean:.3f}", file=sys.stdout)
     return model, losses
 
 

@@ -261,7 +261,8 @@ def _record_source(plan: Plan, rule: str) -> list[str]:
     nodes = plan.edges if op.vjp is not None else [k for k, i in enumerate(op.inputs) if k not in plan.numbers and not i.number]
     lines = [f"    n{k} = {plan.names[k]}.node" if not op.inputs[k].optional else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node" for k in nodes]
     nothing = " and ".join(f"n{k} is None" for k in nodes)
-    lines.append(f"    if ({nothing}) or not GRAD(): return Tensor(out, sig, None)")
+    integer = " or sig.dtype.kind != 'f'" if op.category == "cast" else ""
+    lines.append(f"    if ({nothing}) or not GRAD(){integer}: return Tensor(out, sig, None)")
     if op.vjp is None:
         return [*lines, f"    return inline(OP, {_tuple(plan.names)}, {_tuple(list(op.attrs))})"]
     return [*lines, f"    return Tensor(out, sig, {_node(plan, rule)})"]

@@ -20,6 +20,7 @@ from treadle.spec import Spec
 
 WIDE = frozenset({"mean", "rstd", "var", "lse"})  # statistics may be float32 beside a half-precision operand
 ELEMENTWISE = frozenset({"unary", "binary", "elementwise"})
+MAX_ENTRIES = 4096  # of one op at one signature
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "bit_and", "bit_or", "bit_xor", "eq", "ne"})
 
 
@@ -240,8 +241,16 @@ def _store(op: Op, args: Any, attrs: Any, aux: bool, entry: Any) -> None:
     if not keys:
         setattr(sig, row, entry)
         return
-    table = vars(sig).setdefault(row, {})
+    table = _row(sig, row)
     table[keys[0] if len(keys) == 1 else tuple(keys)] = entry
+
+
+def _row(sig: Sig, name: str) -> dict[Any, Any]:
+    """The entries of one op, emptied when they are many: keys such as slices come in any number."""
+    table: dict[Any, Any] = vars(sig).setdefault(name, {})
+    if len(table) >= MAX_ENTRIES:
+        table.clear()
+    return table
 
 
 def _key(a: Any) -> Any:
@@ -259,7 +268,7 @@ def _reversed(op: Op, args: Any) -> Any:
     except TreadleError as e:
         _annotate(e, op, args)
         raise
-    vars(x.sig).setdefault(f"r_{op.name}", {})[number.__class__] = (kernel.run, sig)
+    _row(x.sig, f"r_{op.name}")[number.__class__] = (kernel.run, sig)
     return REVERSED[op.name](x, number)
 
 
@@ -336,12 +345,14 @@ def resolve_view(op: Op, x: Tensor, attrs: tuple[Any, ...]) -> Any:
         raise DTypeError(f"{op.name}: operand 'x' must be a tensor, not {type(x).__name__}")
     tidy = tuple(_hashable(a) for a in attrs)
     layout = op.layout(x.shape, x.sig.strides, *tidy)
+    if layout is None and x.sig.layout == "dense":
+        raise ShapeError(f"{op.name}: no view of shape {x.shape} exists for {', '.join(map(str, tidy))}")
     if layout is None:
         return op.fn(COPY[0](x), *tidy)
     shape, strides, offset = layout
     sig = sig_of(x.dtype, shape, strides, x.device)
     offset = offset if sig.size else 0
-    vars(x.sig).setdefault(op.name, {})[tidy[0] if len(tidy) == 1 else tidy] = (sig, offset)
+    _row(x.sig, op.name)[tidy[0] if len(tidy) == 1 else tidy] = (sig, offset)
     return make_view(x, sig, offset)
 
 

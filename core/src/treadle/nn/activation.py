@@ -5,6 +5,8 @@ from treadle._tensor import Tensor
 from treadle.nn import functional as F
 from treadle.nn.module import Module
 
+_relu = ops.relu.fn  # spares small models the frame of Op.__call__
+
 
 def _flag(inplace: bool, lead: str = "") -> str:
     return f"{lead}inplace=True" if inplace else ""
@@ -30,7 +32,7 @@ class ReLU(_InPlace):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        return F.relu(input, True) if self.inplace else ops.relu(input)
+        return F.relu(input, True) if self.inplace else _relu(input)
 
 
 class SiLU(_InPlace):

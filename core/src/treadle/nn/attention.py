@@ -35,6 +35,14 @@ class MultiheadAttention(Module):
     ((3, 5, 8), (3, 5, 5))
     """
 
+    in_proj_weight: Parameter | None  # (3·embed_dim, embed_dim) if all inputs have embed_dim
+    q_proj_weight: Parameter | None  # else these three
+    k_proj_weight: Parameter | None
+    v_proj_weight: Parameter | None
+    in_proj_bias: Parameter | None  # (3·embed_dim,)
+    bias_k: Parameter | None
+    bias_v: Parameter | None
+
     def __init__(
         self,
         embed_dim: int,
@@ -81,12 +89,12 @@ class MultiheadAttention(Module):
         for name in ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight"):
             if getattr(self, name) is not None:
                 init.xavier_uniform_(getattr(self, name))
-        if self.in_proj_bias is not None:
-            init.zeros_(self.in_proj_bias)
-            init.zeros_(self.out_proj.bias)
-        if self.bias_k is not None:
-            init.xavier_normal_(self.bias_k)
-            init.xavier_normal_(self.bias_v)
+        for bias in (self.in_proj_bias, self.out_proj.bias):
+            if bias is not None:
+                init.zeros_(bias)
+        for extra in (self.bias_k, self.bias_v):
+            if extra is not None:
+                init.xavier_normal_(extra)
 
     def forward(
         self,
@@ -142,14 +150,13 @@ class MultiheadAttention(Module):
         if w is not None and query is key and key is value:
             q, k, v = ops.linear(query, w, b).chunk(3, -1)
         else:
-            if w is None:
-                weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-            else:
+            weights: Any = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+            if w is not None:
                 weights = (w[:e], w[e : 2 * e], w[2 * e :])
-            biases = (None,) * 3 if b is None else (b[:e], b[e : 2 * e], b[2 * e :])
+            biases: Any = (None,) * 3 if b is None else (b[:e], b[e : 2 * e], b[2 * e :])
             inputs = (query, key, value)
             q, k, v = (ops.linear(*args) for args in zip(inputs, weights, biases, strict=True))
-        if self.bias_k is not None:
+        if self.bias_k is not None and self.bias_v is not None:
             k = cat([k, self.bias_k.expand((k.shape[0], 1, e))], 1)
             v = cat([v, self.bias_v.expand((v.shape[0], 1, e))], 1)
         if self.add_zero_attn:

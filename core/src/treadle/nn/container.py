@@ -20,6 +20,10 @@ def _position(owner: Any, index: Any) -> int:
 class _Sequence(Module):
     """What Sequential and ModuleList share: submodules named 0, 1, 2 ..."""
 
+    def _of(self, modules: list[Any]) -> Any:
+        """Return a sequence of the same class."""
+        return type(self)(modules)  # type: ignore[call-arg]
+
     def _values(self) -> list[Any]:
         d = self.__dict__
         return [d[name] for name in self._module_names]
@@ -42,7 +46,7 @@ class _Sequence(Module):
         return self._values()[_position(self, index)]
 
     def _select(self, index: slice) -> Any:
-        return type(self)(self._values()[index])
+        return self._of(self._values()[index])
 
     def __setitem__(self, index: int, module: Module) -> None:
         setattr(self, list(self._module_names)[_position(self, index)], module)
@@ -94,11 +98,9 @@ class Sequential(_Sequence):
     def __init__(self, arg: Mapping[str, Module], /) -> None: ...
     def __init__(self, *args: Any) -> None:
         super().__init__()
-        if len(args) == 1 and isinstance(args[0], Mapping):
-            named = args[0].items()
-        else:
-            named = ((str(i), module) for i, module in enumerate(args))
-        for name, module in named:
+        by_name = len(args) == 1 and isinstance(args[0], Mapping)
+        named = args[0] if by_name else {str(i): module for i, module in enumerate(args)}
+        for name, module in named.items():
             self.add_module(name, module)
 
     def forward(self, input: Any) -> Any:
@@ -191,7 +193,7 @@ class ModuleDict(Module):
             self.update(modules)
 
     def __getitem__(self, key: str) -> Module:
-        return self._modules[key]  # type: ignore[no-any-return]
+        return self._modules[key]
 
     def __setitem__(self, key: str, module: Module) -> None:
         self.add_module(key, module)
@@ -226,7 +228,7 @@ class ModuleDict(Module):
 
     def pop(self, key: str) -> Module:
         """Take a module out and return it."""
-        return self._modules.pop(key)  # type: ignore[no-any-return]
+        return self._modules.pop(key)
 
     def update(self, modules: Any) -> None:
         """Add modules from a mapping or from pairs, replacing those of equal name."""

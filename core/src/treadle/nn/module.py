@@ -297,11 +297,11 @@ class Module:
 
     def get_parameter(self, target: str) -> Parameter:
         """Return the parameter at a dotted name; AttributeError where there is none."""
-        return self._get_member(target, PARAMETERS)  # type: ignore[no-any-return]
+        return self._get_member(target, PARAMETERS)
 
     def get_buffer(self, target: str) -> Tensor:
         """Return the buffer at a dotted name; AttributeError where there is none."""
-        return self._get_member(target, BUFFERS)  # type: ignore[no-any-return]
+        return self._get_member(target, BUFFERS)
 
     def apply(self, fn: Callable[["Module"], None]) -> Self:
         """Call fn with every module below this one, then with this one; return self."""
@@ -418,7 +418,7 @@ class Module:
                 module.state_dict(
                     destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
                 )
-        return destination  # type: ignore[no-any-return]
+        return destination
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

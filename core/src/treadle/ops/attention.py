@@ -4,7 +4,7 @@ probabilities instead of keeping them (Dao et al. 2022)."""
 from typing import Any
 
 from treadle.errors import ShapeError
-from treadle.op import Num, composite
+from treadle.op import Num, Op, composite
 from treadle.ops.contraction import matmul
 from treadle.ops.elementwise import eq, exp, where
 from treadle.ops.manipulation import transpose_last
@@ -68,8 +68,8 @@ def _grad_cases() -> list[Any]:
     return out
 
 
-attention_lse = composite("attention_lse", "q k mask? -> lse", _lse, spec=lambda q, k, mask=None, scale=1.0, causal=False: Spec((*q.shape[:3], 1), q.dtype),
+attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=lambda q, k, mask=None, scale=1.0, causal=False: Spec((*q.shape[:3], 1), q.dtype),
                           samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=CLASS)
-attention_grad = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=lambda g, q, k, v, mask, y, lse, scale=1.0, causal=False: (q, k, v),
+attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=lambda g, q, k, v, mask, y, lse, scale=1.0, causal=False: (q, k, v),
                            samples=_grad_cases(), num=CLASS)
-attention = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS)
+attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS)

@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle.dtypes import int64
 from treadle.errors import ArgumentError, ShapeError
-from treadle.op import EXACT, composite
+from treadle.op import EXACT, Op, composite
 from treadle.ops.contraction import dot_general
 from treadle.ops.manipulation import flip, pad, permute, reshape, subscript, windows
 from treadle.ops.reduction import argmax, max_, sum_
@@ -127,13 +127,13 @@ def _grad_samples(second: str) -> list[Any]:
     return out
 
 
-conv2d_input_grad = composite("conv2d_input_grad", "g w -> gx", _conv_input_grad, spec=lambda g, w, input_size, **kw: Spec(tuple(input_size), g.dtype), samples=_grad_samples("w"),
+conv2d_input_grad: Op = composite("conv2d_input_grad", "g w -> gx", _conv_input_grad, spec=lambda g, w, input_size, **kw: Spec(tuple(input_size), g.dtype), samples=_grad_samples("w"),
     vjp={"g": lambda g_gx, w, stride, padding, dilation, groups: conv2d(g_gx, w, None, stride, padding, dilation, groups),
          "w": lambda g_gx, g, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, g_gx, shape_w, stride, padding, dilation, groups)})
-conv2d_weight_grad = composite("conv2d_weight_grad", "g x -> gw", _conv_weight_grad, spec=lambda g, x, weight_size, **kw: Spec(tuple(weight_size), g.dtype), samples=_grad_samples("x"),
+conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weight_grad, spec=lambda g, x, weight_size, **kw: Spec(tuple(weight_size), g.dtype), samples=_grad_samples("x"),
     vjp={"g": lambda g_gw, x, stride, padding, dilation, groups: conv2d(x, g_gw, None, stride, padding, dilation, groups),
          "x": lambda g_gw, g, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, g_gw, shape_x, stride, padding, dilation, groups)})
-conv2d = composite("conv2d", "x w b? -> y", _conv, spec=_conv_spec, reference=_conv_reference, samples=CONV, promote="dtype",
+conv2d: Op = composite("conv2d", "x w b? -> y", _conv, spec=_conv_spec, reference=_conv_reference, samples=CONV, promote="dtype",
     vjp={"x": lambda g, w, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, w, shape_x, stride, padding, dilation, groups),
          "w": lambda g, x, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, x, shape_w, stride, padding, dilation, groups),
          "b": lambda g: sum_(g, (0, 2, 3))})
@@ -190,7 +190,7 @@ def _indices_spec(x: Spec, kernel_size: Pair, stride: Pair, padding: Pair = NIL,
 
 def _max_pool_grad(g: Any, indices: Any, input_size: Any) -> Any:
     n, c, h, w = input_size
-    return g.new_zeros((n, c, h * w)).scatter_add(2, reshape(indices, (n, c, -1 if indices.size else 0)), reshape(g, (n, c, g.shape[2] * g.shape[3]))).reshape(input_size)
+    return g.new_zeros((n, c, h * w)).scatter_add(2, reshape(indices, (n, c, g.shape[2] * g.shape[3])), reshape(g, (n, c, g.shape[2] * g.shape[3]))).reshape(input_size)
 
 
 def _max_pool_grad_grad(g_gx: Any, indices: Any, shape_g: Any) -> Any:
@@ -200,10 +200,10 @@ def _max_pool_grad_grad(g_gx: Any, indices: Any, shape_g: Any) -> Any:
 
 MAX_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)), s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True),
             s((1, 1, 9, 9), kernel_size=(2, 2), stride=(1, 2), dilation=(2, 3)), s((0, 2, 4, 4), kernel_size=(2, 2), stride=(2, 2))]
-max_pool2d_indices = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec, samples=MAX_POOL, num=EXACT)
-max_pool2d_grad = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, spec=lambda g, indices, input_size: Spec(tuple(input_size), g.dtype),
+max_pool2d_indices: Op = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec, samples=MAX_POOL, num=EXACT)
+max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, spec=lambda g, indices, input_size: Spec(tuple(input_size), g.dtype),
                             samples=[s((2, 3, 2, 2), Arg((2, 3, 2, 2), "int64", 0, 16), input_size=(2, 3, 4, 4))])
-max_pool2d = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"), spec=_pool_spec, samples=MAX_POOL, num=EXACT)
+max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"), spec=_pool_spec, samples=MAX_POOL, num=EXACT)
 
 
 def _counts(n: int, out: int, k: int, stride: int, padding: int, include: bool) -> list[int]:
@@ -246,8 +246,8 @@ def _avg_pool_grad(g: Any, input_size: Any, kernel_size: Pair, stride: Pair, pad
 
 AVG_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=False),
             s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True), s((1, 2, 5, 5), kernel_size=(3, 2), stride=(1, 1), padding=(1, 1))]
-avg_pool2d_grad = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, spec=lambda g, input_size, **kw: Spec(tuple(input_size), g.dtype),
+avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, spec=lambda g, input_size, **kw: Spec(tuple(input_size), g.dtype),
                             vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d(g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad)},
                             samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape, **x.attrs) for x in AVG_POOL])
-avg_pool2d = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, samples=AVG_POOL,
+avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, samples=AVG_POOL,
                        vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)})

@@ -52,11 +52,11 @@ def _scatter(x: Any, i: Any, u: Any, mode: str = "set") -> Any:
     return out
 
 
-def _scatter_grads(g: Any, i: Any, u: Any, mode: str) -> Any:
+def _scatter_grads(g: Any, i: Any, shape_u: Any, mode: str) -> Any:
     if mode == "add":
         return g, gather_nd(g, i)
     if mode == "set":
-        return scatter_nd(g, i, u * 0, "set"), gather_nd(g, i)
+        return scatter_nd(g, i, g.new_zeros(shape_u), "set"), gather_nd(g, i)
     raise NotImplementedError(f"scatter_nd: mode {mode!r} has no gradient; use 'set' or 'add'")
 
 
@@ -73,14 +73,14 @@ def _sort(x: Any, descending: bool = False) -> Any:
     return np.take_along_axis(x, order, -1), order.astype(np.int64)
 
 
-gather_nd = Op("gather_nd", "x i -> y", tier="kernel", category="index", spec=_gather_spec, reference=lambda x, i: x[_checked(i, x.shape[: i.shape[-1]])], num=EXACT,
-               vjp={"x": lambda g, x, i: scatter_nd(x * 0, i, g, "add")},
+gather_nd: Op = Op("gather_nd", "x i -> y", tier="kernel", category="index", spec=_gather_spec, reference=lambda x, i: x[_checked(i, x.shape[: i.shape[-1]])], num=EXACT,
+               vjp={"x": lambda g, i, shape_x: scatter_nd(g.new_zeros(shape_x), i, g, "add")},
                samples=[s((5, 3), ints(4, 1, high=5)), s((5, 3), ints(2, 4, 2, high=3)), s((7,), ints(0, 1, high=7)), s((3, 4, 5), ints(6, 1, low=-3, high=3)), s((4, 0), ints(2, 1, high=4))])
-scatter_nd = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter, vjp={"x u": _scatter_grads},
+scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter, vjp={"x u": _scatter_grads},
                 samples=[s((5, 3), ints(4, 1, high=5), (4, 3), mode="add"), s((7,), ints(3, 2, 1, high=7), (3, 2), mode="add"), s((5, 3), ints(1, 1, high=5), (1, 3), mode="set"),
                          s((4, 3), ints(2, 2, high=3), (2,), mode="max"), s((4, 3), ints(2, 2, high=3), (2,), mode="min"), s((7,), ints(0, 1, high=7), (0,), mode="set")])
-sort = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort, spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
-          vjp={"x": lambda g_values, indices, x: _unsort(g_values, indices, x)}, samples=[s((7,)), s((4, 5)), s((4, 5), descending=True), s((1,)), s((0,)), s((3, 67))])
+sort: Op = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort, spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
+          vjp={"x": lambda g_values, indices, shape_x: _unsort(g_values, indices, shape_x)}, samples=[s((7,)), s((4, 5)), s((4, 5), descending=True), s((1,)), s((0,)), s((3, 67))])
 
 
 def _along_index(x: Any, i: Any, axis: int) -> Any:
@@ -101,15 +101,15 @@ def _along_spec(x: Spec, i: Spec, axis: int) -> Spec:
     return Spec(i.shape, x.dtype)
 
 
-take_along = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)), spec=_along_spec, dtypes=EVERY, num=EXACT,
-                       vjp={"x": lambda g, x, i, axis: put_along(x * 0, i, g, axis, "add")},
+take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)), spec=_along_spec, dtypes=EVERY, num=EXACT,
+                       vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
                        samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0), s((7,), ints(3, high=7), axis=0)])
-put_along = composite("put_along", "x i u -> y", lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
+put_along: Op = composite("put_along", "x i u -> y", lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
                       spec=lambda x, i, u, axis, mode="set": x, dtypes=EVERY, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"), s((7,), ints(3, high=7), (3,), axis=0, mode="add")])
 
 
-def _unsort(g: Any, indices: Any, x: Any) -> Any:
-    return put_along(x * 0, indices, g, x.ndim - 1, "set")
+def _unsort(g: Any, indices: Any, shape_x: Any) -> Any:
+    return put_along(g.new_zeros(shape_x), indices, g, len(shape_x) - 1, "set")
 
 
 # ---- embedding -----------------------------------------------------------------------------------------------------
@@ -133,10 +133,10 @@ def _embedding_grad(g: Any, i: Any, num_embeddings: int, padding_idx: int = -1) 
     return scatter_nd(g.new_zeros((num_embeddings, g.shape[-1])), flat, rows, "add")
 
 
-embedding_grad = composite("embedding_grad", "g i -> gw", _embedding_grad, spec=lambda g, i, num_embeddings, padding_idx=-1: Spec((num_embeddings, g.shape[-1]), g.dtype),
+embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, spec=lambda g, i, num_embeddings, padding_idx=-1: Spec((num_embeddings, g.shape[-1]), g.dtype),
                            vjp={"g": lambda g_gw, i, padding_idx: _pad_rows(embedding(g_gw, i, padding_idx), i, padding_idx)},
                            samples=[s((4, 3), ints(4, high=5), num_embeddings=5), s((2, 3, 4), ints(2, 3, high=9), num_embeddings=9, padding_idx=1), s((0, 3), ints(0, high=5), num_embeddings=5)])
-embedding = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, reshape(i, (*i.shape, 1))), spec=_embedding_spec, reference=_embedding_reference, num=EXACT,
+embedding: Op = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, reshape(i, (*i.shape, 1))), spec=_embedding_spec, reference=_embedding_reference, num=EXACT,
                       vjp={"w": lambda g, i, shape_w, padding_idx: embedding_grad(g, i, shape_w[0], padding_idx)},
                       samples=[s((5, 3), ints(4, high=5)), s((9, 4), ints(2, 3, high=9), padding_idx=1), s((5, 3), ints(0, high=5)), s((5, 3), ints(high=5))])
 
@@ -146,5 +146,5 @@ def _pad_rows(y: Any, i: Any, padding_idx: int) -> Any:
 
 
 # ---- host ops: the shape of the result depends on the data -----------------------------------------------------------------
-nonzero = host("nonzero", "x -> y", lambda x: np.argwhere(x).astype(np.int64), samples=[s(t(4, 5, kind="bool")), s((0, 2)), s((7,))],
+nonzero: Op = host("nonzero", "x -> y", lambda x: np.argwhere(x).astype(np.int64), samples=[s(t(4, 5, kind="bool")), s((0, 2)), s((7,))],
                doc="Return the coordinates (count, ndim) of all nonzero elements in row-major order.")

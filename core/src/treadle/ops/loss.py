@@ -6,7 +6,7 @@ import numpy as np
 
 from treadle.dtypes import INTS
 from treadle.errors import ArgumentError, DTypeError, ShapeError
-from treadle.op import Num, composite
+from treadle.op import Num, Op, composite
 from treadle.ops.elementwise import exp, where
 from treadle.ops.manipulation import reshape
 from treadle.ops.reduction import sum_
@@ -35,7 +35,8 @@ def _parts(x: Any, t: Any, w: Any, ignore_index: int) -> Any:
     """(hit, valid, weight): one-hot targets (N, C), rows that count (N,), weight of each row's class (N,), zero where ignored."""
     classes = x.new_arange(x.shape[1], dtype=t.dtype)
     valid = t != ignore_index
-    hit = (reshape(t, (-1, 1) if t.size else (0, 1)) == classes) & reshape(valid, (t.shape[0], 1))
+    column = (t.shape[0], 1)
+    hit = (reshape(t, column) == classes) & reshape(valid, column)
     picked = hit.to(x.dtype) if w is None else hit.to(x.dtype) * w
     return hit, valid.to(x.dtype), sum_(picked, (1,))
 
@@ -82,7 +83,7 @@ def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, igno
 
 CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1), s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
          s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2)]
-cross_entropy_lse = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=lambda x: Spec(x.shape[:1], x.dtype), samples=[s((4, 5))], num=CLASS)
-cross_entropy_grad = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=lambda g, x, *rest, **kw: x, num=CLASS,
+cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=lambda x: Spec(x.shape[:1], x.dtype), samples=[s((4, 5))], num=CLASS)
+cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=lambda g, x, *rest, **kw: x, num=CLASS,
                                samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,), **c.attrs) for c in CASES])
-cross_entropy = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES, num=CLASS)
+cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES, num=CLASS)

@@ -10,10 +10,11 @@ from treadle.dtypes import FLOATS
 from treadle.op import Num, Op
 from treadle.ops.elementwise import minimum, sqrt
 from treadle.ops.reduction import sum_
-from treadle.ops.samples import s
+from treadle.ops.samples import s, t
 
 CLASS = Num("mixed", 16.0)
 SHAPES = [(3, 4), (5,), ()]
+POSITIVE = [t(*shape, kind="positive") for shape in SHAPES]
 
 
 def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
@@ -60,8 +61,8 @@ def lists(name: str, signature: str, decompose: Any, **fields: Any) -> Op:
     return Op(name, signature, tier="composite", category="lists", decompose=decompose, vjp={}, num=CLASS, dtypes=FLOATS, **fields)
 
 
-sgd_step = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,
+sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,
                  samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)])
-adam_step = lists("adam_step", "params* grads* ms* vs* lr# step# -> params* ms* vs*", _adam,
-                  samples=[s(SHAPES, SHAPES, SHAPES, "positive", 0.1, 3), s(SHAPES, SHAPES, SHAPES, "positive", 0.1, 1, weight_decay=0.01, decoupled=True), s(SHAPES, SHAPES, SHAPES, "positive", 0.1, 2, weight_decay=0.1, maximize=True)])
-clip_by_global_norm = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip, samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)])
+adam_step: Op = lists("adam_step", "params* grads* ms* vs* lr# step# -> params* ms* vs*", _adam,
+                  samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)])
+clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip, samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)])

@@ -75,13 +75,13 @@ def _bits(state: Any, shape: Shape) -> Any:
 
 def _bits_reference(state: Any, shape: Shape) -> Any:
     n = numel(shape)
-    keys = _np_threefry(*(np.uint32(v) for v in state))
+    k0, k1 = _np_threefry(*[np.uint32(v) for v in state])  # type: ignore[call-arg]
     place = np.arange((n + 1) // 2, dtype=np.uint64)
-    words = _np_threefry(*keys, place.astype(np.uint32), (place >> np.uint64(32)).astype(np.uint32))
+    words = _np_threefry(k0, k1, place.astype(np.uint32), (place >> np.uint64(32)).astype(np.uint32))
     return np.stack(words, 1).reshape(-1)[:n].reshape(shape)
 
 
-def _np_threefry(k0: Any, k1: Any, x0: Any, x1: Any) -> Any:
+def _np_threefry(k0: Any, k1: Any, x0: Any, x1: Any) -> tuple[Any, Any]:
     keys = (k0, k1, k0 ^ k1 ^ np.uint32(PARITY))
     with np.errstate(over="ignore"):
         x0, x1 = x0 + keys[0], x1 + keys[1]
@@ -158,13 +158,13 @@ def _dropout(x: Any, state: Any, p: float) -> Any:
 
 RANDOM: dict[str, Any] = {"num": EXACT, "dtypes": frozenset({uint32})}
 FLOAT_SAMPLES = [s(state(), shape=(4, 5), dtype=d) for d in (float32, float64, float16, bfloat16)] + [s(state(), shape=(), dtype=float32), s(state(), shape=(0, 3), dtype=float32), s(state(), shape=(333,), dtype=float32)]
-random_bits = composite("random_bits", "state -> y", _bits, {}, spec=lambda state, shape: Spec(tuple(shape), uint32), reference=_bits_reference,
+random_bits: Op = composite("random_bits", "state -> y", _bits, {}, spec=lambda state, shape: Spec(tuple(shape), uint32), reference=_bits_reference,
                         samples=[s(state(), shape=(4, 5)), s(state(), shape=()), s(state(), shape=(0, 3)), s(state(), shape=(333,))], **RANDOM)
-random_uniform = composite("random_uniform", "state -> y", _uniform, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM)
-random_normal = composite("random_normal", "state -> y", _normal, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM)
-dropout = composite("dropout", "x state -> y", _dropout, {"x": lambda g, state, p: dropout(g, state, p)}, spec=lambda x, state, p: x, num=EXACT,
+random_uniform: Op = composite("random_uniform", "state -> y", _uniform, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM)
+random_normal: Op = composite("random_normal", "state -> y", _normal, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM)
+dropout: Op = composite("dropout", "x state -> y", _dropout, {"x": lambda g, state, p: dropout(g, state, p)}, spec=lambda x, state, p: x, num=EXACT,
                     samples=[s((4, 5), state(), p=0.5), s((333,), state(), p=0.1), s((), state(), p=0.0), s((0, 3), state(), p=0.5), s((7,), state(), p=1.0)],
                     doc="Set elements to zero with probability p and scale the others by 1/(1-p); the mask is drawn again in the gradient.")
-iota = Op("iota", "start# step# -> y", tier="kernel", category="create", spec=lambda size, dtype: Spec((size,), dtype), num=EXACT, vjp={},
+iota: Op = Op("iota", "start# step# -> y", tier="kernel", category="create", spec=lambda size, dtype: Spec((size,), dtype), num=EXACT, vjp={},
           reference=lambda start, step, size, dtype: (start + np.arange(size, dtype=np.float64 if dtype.kind == "f" else np.int64) * step).astype(dtype.np),
           samples=[s(0, 1, size=7, dtype=float32), s(3, -2, size=5, dtype=int64), s(0.5, 0.25, size=9, dtype=float64), s(0, 1, size=0, dtype=int32)])

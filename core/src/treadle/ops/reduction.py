@@ -45,7 +45,7 @@ def _sum_grad(g: Any, shape_x: Shape, axes: Shape) -> Any:
 def _extremum_grad(g: Any, x: Any, y: Any, axes: Shape) -> Any:
     hit = x == kept(y, x.shape, axes)  # ties share the gradient evenly, as PyTorch's amax
     weight = hit.to(g.dtype)
-    return weight * kept(g / sum_(weight, axes), x.shape, axes)
+    return weight * (kept(g, x.shape, axes) / sum_(weight, axes, True))
 
 
 def _same_dtype(f: Any) -> Any:
@@ -63,10 +63,10 @@ def _extremum(f: Any, zero_wins: Any) -> Any:
     return run
 
 
-sum_ = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC)
-prod = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)}, dtypes=NUMERIC)
-max_ = reduction("max", _extremum(np.max, np.all), {"x": _extremum_grad}, num=EXACT, check=_not_empty)
-min_ = reduction("min", _extremum(np.min, np.any), {"x": _extremum_grad}, num=EXACT, check=_not_empty)
+sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC)
+prod: Op = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)}, dtypes=NUMERIC)
+max_: Op = reduction("max", _extremum(np.max, np.all), {"x": _extremum_grad}, num=EXACT, check=_not_empty)
+min_: Op = reduction("min", _extremum(np.min, np.any), {"x": _extremum_grad}, num=EXACT, check=_not_empty)
 
 
 def sum_to(g: Any, shape: Shape) -> Any:
@@ -125,8 +125,8 @@ def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = Fals
     return _spec(x, axes, keepdims)
 
 
-mean = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), samples=reduction_samples()[:-2])
-var = composite("var", "x -> y", _var, spec=_var_spec, samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)])
+mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), samples=reduction_samples()[:-2])
+var: Op = composite("var", "x -> y", _var, spec=_var_spec, samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)])
 
 
 def _arg_spec(x: Spec, axis: int, keepdims: bool = False) -> Spec:
@@ -156,8 +156,8 @@ def _arg(reduce: Op) -> Any:
 
 
 ARG_SAMPLES = [s((4, 5), axis=0), s((4, 5), axis=1, keepdims=True), s((7,), axis=0), s((), axis=0), s((37, 65), axis=1), s((2, 3, 4), axis=1)]
-argmax = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL))
-argmin = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL))
+argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL))
+argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL))
 
 
 def _cumsum(x: Any, axis: int) -> Any:
@@ -174,5 +174,5 @@ def _reversed(x: Any, axis: int) -> Any:
     return subscript(x, tuple((n - 1, n, -1) if d == axis else (0, n, 1) for d, n in enumerate(x.shape)))
 
 
-cumsum = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
+cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
                    reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)])

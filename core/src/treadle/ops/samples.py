@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.dtypes import DType
-from treadle.op import Sample
+from treadle.errors import DTypeError, ShapeError
+from treadle.op import ErrorCase, Sample
 
 
 class Arg(NamedTuple):
@@ -49,8 +50,14 @@ def state() -> Arg:
 
 
 def s(*args: Any, **attrs: Any) -> Sample:
-    """One sample: tuples stand for tensors of the dtype under test, Args for others, numbers and None for themselves."""
-    return Sample(tuple(Arg(a) if a.__class__ is tuple else a for a in args), attrs)
+    """One sample: tuples stand for tensors of the dtype under test, Args for others, numbers and None for themselves; lists hold such."""
+    return Sample(tuple(_described(a) for a in args), attrs)
+
+
+def _described(a: Any) -> Any:
+    if a.__class__ is list:
+        return [_described(x) for x in a]
+    return Arg(a) if a.__class__ is tuple else a
 
 
 UNARY_SHAPES = ((), (1,), (7,), (4, 5), (3, 1, 6), (0, 3), (2, 3, 1, 2, 1, 2), (67, 33))
@@ -73,3 +80,19 @@ def reduction_samples() -> list[Sample]:
     shapes = (((7,), (0,)), ((4, 5), (0,)), ((4, 5), (1,)), ((4, 5), (0, 1)), ((2, 3, 4), (1,)), ((2, 3, 4), (0, 2)), ((1,), (0,)))
     more = (((37, 65), (1,)), ((300, 3), (0,)), ((2, 3, 1, 2, 1, 2), (1, 3, 5)), ((3, 0), (0,)))
     return [s(shape, axes=axes, keepdims=k) for shape, axes in shapes + more for k in (False, True)]
+
+
+def default_samples(op: Any) -> Any:
+    """The samples of an op: its own, or those of every elementwise op of its rank."""
+    return op.samples or elementwise_samples(len(op.inputs))
+
+
+def default_errors(op: Any) -> Any:
+    """The error cases of an op: its own, or for elementwise ops without any what broadcasting and operand types refuse."""
+    if op.errors or op.category not in ("unary", "binary", "elementwise"):
+        return op.errors
+    if len(op.inputs) == 1:
+        return [ErrorCase(s("three"), DTypeError, "must be a tensor or a number")]
+    kinds = ["bool" if i.name == "c" else "main" for i in op.inputs]
+    shapes = [(3,)] * (len(kinds) - 1) + [(4,)]
+    return [ErrorCase(s(*[Arg(shape, k) for shape, k in zip(shapes, kinds, strict=True)]), ShapeError, "do not broadcast")]

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.op import Num, composite
+from treadle.op import Num, Op, composite
 from treadle.ops.elementwise import MIXED, abs_, eq, exp, log, where
 from treadle.ops.reduction import kept, max_, sum_
 from treadle.ops.samples import s
@@ -47,14 +47,14 @@ def _lse(x: Any, axes: Shape, keepdims: bool = False) -> Any:
 
 def _lse_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
     with np.errstate(divide="ignore"):
-        return np.logaddexp.reduce(x.astype(np.float64), axis=axes, keepdims=keepdims) if len(axes) == 1 else np.log(np.exp(x).sum(axes, keepdims=keepdims))
+        return np.logaddexp.reduce(x.astype(np.float64), axis=axes[0], keepdims=keepdims) if len(axes) == 1 else np.log(np.exp(x).sum(axes, keepdims=keepdims))
 
 
-softmax_grad = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
-softmax = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=RELATIVE)
-log_softmax_grad = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
-log_softmax = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x, samples=AXIS, num=RELATIVE,
+softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
+softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=RELATIVE)
+log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
+log_softmax: Op = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x, samples=AXIS, num=RELATIVE,
                         reference=lambda x, axis: np.log(_softmax_reference(x, axis)))
-logsumexp = composite("logsumexp", "x -> y", _lse, {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
+logsumexp: Op = composite("logsumexp", "x -> y", _lse, {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
                       spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference, num=RELATIVE,
                       samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)), s((3, 67), axes=(1,))])

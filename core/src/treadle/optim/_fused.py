@@ -11,7 +11,7 @@ Tensors = list[Tensor]
 
 def sgd_step_(params: Tensors, grads: Tensors, bufs: Tensors, lr: float, **attrs: Any) -> None:
     """Step params and momentum buffers in place; no buffers with momentum 0."""
-    run_inplace_list(ops.sgd_step, [params, grads, bufs], (lr,), attrs)
+    run_inplace_list(ops.sgd_step, [params, grads, bufs], [lr], attrs)
 
 
 def adam_step_(
@@ -24,9 +24,9 @@ def adam_step_(
     **attrs: Any,
 ) -> None:
     """Step params and the running means of the gradients and their squares in place."""
-    run_inplace_list(ops.adam_step, [params, grads, means, squares], (lr, step), attrs)
+    run_inplace_list(ops.adam_step, [params, grads, means, squares], [lr, step], attrs)
 
 
 def clip_by_global_norm_(tensors: Tensors, max_norm: float) -> Tensor:
     """Scale tensors in place so that their common norm is at most max_norm; return the norm."""
-    return run_inplace_list(ops.clip_by_global_norm, [tensors], (max_norm,), {})
+    return run_inplace_list(ops.clip_by_global_norm, [tensors], [max_norm], {})

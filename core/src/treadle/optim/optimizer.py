@@ -178,7 +178,7 @@ class Optimizer:
 
 def number(value: Any) -> float:
     """Return an option that may be a 0-d tensor as a Python number."""
-    return value.item() if isinstance(value, Tensor) else value  # type: ignore[no-any-return]
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def require(condition: bool, text: str, value: Any) -> None:

@@ -61,17 +61,15 @@ class SGD(Optimizer):
             g = p.grad
             if g is None:
                 continue
-            first = False
-            if momentum:
-                state = self.state[p]
-                buf = state.get("momentum_buffer")
-                if first := buf is None:
-                    buf = state["momentum_buffer"] = creation.zeros_like(p)
+            state = self.state[p] if momentum else {}
+            first = bool(momentum) and state.get("momentum_buffer") is None
+            if first:
+                state["momentum_buffer"] = creation.zeros_like(p)
             params, grads, bufs = lists.setdefault((first, p.dtype, p.device), ([], [], []))
             params.append(p)
             grads.append(g)
             if momentum:
-                bufs.append(buf)
+                bufs.append(state["momentum_buffer"])
         for (first, _, _), (params, grads, bufs) in lists.items():
             sgd_step_(
                 params,

@@ -143,7 +143,7 @@ class Backend:
         raise NotImplementedError
 
     def view(self, storage: Any, nbytes: int) -> Any:
-        """Return a handle that points nbytes further into the same memory and keeps it alive."""
+        """Return a handle that points nbytes further into the same memory and keeps it alive; back (nbytes < 0) from a reversed view."""
         raise NotImplementedError
 
     def synchronize(self) -> None:

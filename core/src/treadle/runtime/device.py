@@ -1,5 +1,6 @@
 """Device: the value "name:index", the parser of such texts, and a context manager that sets the default."""
 
+import warnings
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -27,6 +28,8 @@ class device:
     __slots__ = ("_backend", "_tokens", "index", "type")
     type: str
     index: int
+    _backend: Any
+    _tokens: list[Any]
 
     def __new__(cls, name: "str | device", index: int | None = None) -> "device":
         if isinstance(name, device):
@@ -113,8 +116,16 @@ def get_default_device() -> device:
     """
     found = _CURRENT.get() or _Default.device
     if found is None:
-        found = _Default.device = device(config.device or plugins.best())
+        found = _Default.device = _choose()
     return found
+
+
+def _choose() -> device:
+    name = config.device or plugins.best()
+    if config.device is None and name == plugins.BUILT_IN:
+        text = f"treadle: no backend is installed or usable: everything runs on the {name!r} device, exact but slow; `pip install treadle-backend-cpu` is fast"
+        warnings.warn(text, RuntimeWarning, stacklevel=4)
+    return device(name)
 
 
 def host_device() -> device:

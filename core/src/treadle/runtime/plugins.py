@@ -6,7 +6,6 @@ distribution, imports each light manifest module alone, checks its hooks against
 
 import importlib
 import inspect
-import sys
 import threading
 import traceback
 import warnings
@@ -236,8 +235,7 @@ def plugins() -> list[Plugin]:
 
 def register_backend(name: str, backend_class: Any, *, default_rank: int = 0, host: bool = False) -> None:
     """Provide a device from a class in this process, without a package (tests, notebooks)."""
-    module = sys.modules[backend_class.__module__]
-    manifest = BackendManifest([name], f"{module.__name__}:{backend_class.__qualname__}", default_rank=default_rank, host=host)
+    manifest = BackendManifest([name], f"{backend_class.__module__}:{backend_class.__qualname__}", default_rank=default_rank, host=host)
     REGISTRY.providers[name] = (Plugin(name, "(registered in this process)"), manifest)
     REGISTRY.backends[name] = made = backend_class()
     made.name = name

@@ -42,7 +42,11 @@ class ReferenceBackend(Backend):
         strided(dst, word, shape, dst_strides)[...] = strided(src, word, shape, src_strides)
 
     def view(self, storage: Any, nbytes: int) -> Any:
-        return storage[nbytes:]
+        if nbytes >= 0:
+            return storage[nbytes:]
+        whole = storage.base  # NumPy cannot step back from a slice
+        start = storage.ctypes.data - whole.ctypes.data + nbytes
+        return whole.ravel("K").view(np.uint8)[start:]
 
     def host_view(self, storage: Any) -> Any:
         return storage
@@ -93,7 +97,7 @@ def widen(x: Any, dtype: DType | None = None) -> Any:
 def compute(op: Op, arrays: list[Any], attrs: dict[str, Any], outs: tuple[Spec, ...]) -> list[Any]:
     """Run an op's reference on host arrays: floats in float64, one rounding to the result's dtype, dense results."""
     numbers = op.category in ("unary", "binary", "elementwise")
-    main = next((a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind != "b"), None)
+    main: Any = next((a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind != "b"), None)
     args = [np.asarray(a).astype(main.dtype) if numbers and not isinstance(a, np.ndarray) and a is not None else a for a in arrays]
     with np.errstate(all="ignore"):
         raw = op.reference(*(args if op.category == "bits" else [widen(a) for a in args]), **attrs)

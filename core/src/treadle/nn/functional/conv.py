@@ -79,7 +79,7 @@ def _single(value: Any, name: str) -> int:
     values = tuple(value)
     if len(values) != 1:
         raise ArgumentError(f"{name}: needs one int: {values}")
-    return values[0]  # type: ignore[no-any-return]
+    return values[0]
 
 
 def conv1d(

@@ -7,6 +7,8 @@ from treadle._tensor import Tensor
 from treadle.api.math import where
 from treadle.errors import ArgumentError, ShapeError
 
+_cross_entropy = ops.cross_entropy.fn  # spares small models the frame of Op.__call__
+
 
 def legacy_reduction(size_average: bool | None, reduce: bool | None, reduction: str) -> str:
     """Return the reduction that the old flags of the losses mean."""
@@ -68,13 +70,8 @@ def cross_entropy(
     """
     reduction = legacy_reduction(size_average, reduce, reduction)
     if input.dim() == 2 and target.dim() == 1:  # the common case first
-        return ops.cross_entropy(
-            input,
-            target,
-            weight,
-            label_smoothing=label_smoothing,
-            ignore_index=ignore_index,
-            reduction=reduction,
+        return _cross_entropy(  # type: ignore[no-any-return]
+            input, target, weight, label_smoothing, ignore_index, reduction
         )
     if not 0.0 <= label_smoothing <= 1.0:
         raise ArgumentError(f"cross_entropy: label_smoothing must be in [0, 1]: {label_smoothing}")
@@ -315,7 +312,7 @@ def kl_div(
     if log_target:
         loss = ops.exp(target) * (target - input)
     else:
-        zero = target == 0.0  # 0·log 0 is 0
+        zero = target.eq(0.0)  # 0·log 0 is 0
         entropy = target * ops.log(where(zero, 1.0, target))
         loss = entropy - target * input
     if reduction == "batchmean":

@@ -51,14 +51,14 @@ static void lay_out(padded_layout *l, const conv_axis *rows, const conv_axis *co
 }
 
 /* Whether the source is its own padded layout. */
-static int needs_no_padding(const padded_layout *l)
+static inline int needs_no_padding(const padded_layout *l)
 {
     const conv_axis *r = &l->rows, *c = &l->cols;
     return r->step == 1 && c->step == 1 && !r->first && !c->first && l->pitch == c->in && r->out - 1 + r->span == r->in;
 }
 
 /* The row taps first ... last - 1 of output row j that lie inside the input: the others would only add zeros. */
-static void inner_taps(const conv_axis *a, int64_t j, int64_t *first, int64_t *last)
+static inline void inner_taps(const conv_axis *a, int64_t j, int64_t *first, int64_t *last)
 {
     int64_t at = j * a->step + a->first, low = 0, high = a->taps;
     while (low < high && (uint64_t)(at + a->delta[low]) >= (uint64_t)a->in) low++;

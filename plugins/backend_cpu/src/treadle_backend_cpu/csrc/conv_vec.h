@@ -56,9 +56,11 @@ TD_INLINE void vec_store_n(real *p, vec v, int64_t n)
 
 /* Transposition by halves: step h exchanges the upper h lanes of row i with the lower h lanes of row i + h. */
 #if REAL_SIZE == 4
-typedef int32_t lane_index __attribute__((vector_size(TD_VEC)));
+typedef int32_t lane_type;
+typedef lane_type lane_index __attribute__((vector_size(TD_VEC)));
 #else
-typedef int64_t lane_index __attribute__((vector_size(TD_VEC)));
+typedef int64_t lane_type;
+typedef lane_type lane_index __attribute__((vector_size(TD_VEC)));
 #endif
 #define LOW_(h, j) ((j) & (h) ? LANES + (j) - (h) : (j))
 #define HIGH_(h, j) ((j) & (h) ? LANES + (j) : (j) + (h))
@@ -120,7 +122,7 @@ TD_INLINE void vec_transpose(vec row[LANES])
 }
 
 /* to[c * to_pitch + r] = from[r * pitch + c] for r < rows <= LANES and c < cols; the lanes from `rows` on become zero. */
-static void transpose_into_lanes(const real *from, int64_t pitch, int64_t rows, int64_t cols, real *to, int64_t to_pitch)
+static inline void transpose_into_lanes(const real *from, int64_t pitch, int64_t rows, int64_t cols, real *to, int64_t to_pitch)
 {
     for (int64_t c = 0; c < cols; c += LANES) {
         int64_t n = TD_MIN(cols - c, LANES);
@@ -140,7 +142,7 @@ static void transpose_into_lanes(const real *from, int64_t pitch, int64_t rows, 
 }
 
 /* to[l * to_pitch + i] = from[i * pitch + l] for i < count <= LANES and l < lanes <= LANES; reads whole vectors of `from`. */
-static void transpose_from_lanes(const real *from, int64_t pitch, int64_t count, int64_t lanes, real *to, int64_t to_pitch)
+static inline void transpose_from_lanes(const real *from, int64_t pitch, int64_t count, int64_t lanes, real *to, int64_t to_pitch)
 {
     vec row[LANES];
     for (int i = 0; i < LANES; i++) row[i] = i < count ? vec_load(from + i * pitch) : (vec){0};

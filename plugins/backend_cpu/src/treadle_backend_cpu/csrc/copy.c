@@ -1,18 +1,19 @@
-/* Copies between layouts. The Python side has ordered the dimensions so that the destination's smallest stride comes last and
- * the source's smallest one of the others before it: whatever the layouts are, work comes down to matrices, and a transposed
- * matrix is moved in square blocks whose rows are whole cache lines on both sides. */
+/* Copies between layouts. The Python side has ordered the dimensions so that the destination's
+ * smallest stride comes last and the source's smallest one of the others before it: whatever the
+ * layouts are, work comes down to matrices, and a transposed matrix is moved in square blocks whose
+ * rows are whole cache lines on both sides. */
 #include "copy.h"
 #include <string.h>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-enum { GRAIN = 1 << 16 };                   /* bytes that make a task, about */
+enum { GRAIN = 1 << 16 }; /* bytes that make a task, about */
 
 typedef struct {
     char *dst;
     const char *src;
-    int64_t rows, cols, dst_row, dst_col, src_row, src_col;    /* counts; strides in elements */
+    int64_t rows, cols, dst_row, dst_col, src_row, src_col; /* strides in elements */
     int size, stream;
 } matrix;
 
@@ -43,15 +44,55 @@ void KERNEL(stream_end)(void) {
 
 /* ---- one row ---- */
 
-#define RUN(T) do {                                                                    \
-        T *to = (T *)dst;                                                              \
-        const T *from = (const T *)src;                                                \
-        if (stride == 0) { const T x = *from; for (int64_t i = 0; i < n; i++) to[i] = x; } \
-        else for (int64_t i = 0; i < n; i++) to[i] = from[i * stride];                 \
+enum { SHORT = 1024 }; /* bytes up to which calling memcpy costs more than it gains */
+typedef uint8_t piece1;
+typedef uint16_t piece2 __attribute__((aligned(1), may_alias));
+typedef uint32_t piece4 __attribute__((aligned(1), may_alias));
+typedef uint64_t piece8 __attribute__((aligned(1), may_alias));
+typedef uint8_t piece16 __attribute__((vector_size(16), aligned(1), may_alias));
+typedef uint8_t piece64 __attribute__((vector_size(64), aligned(1), may_alias));
+
+/* `rows` rows of at least a piece; the last piece of a row overlaps the one before. */
+#define SHORT_ROWS(P)                                                                              \
+    do {                                                                                           \
+        for (int64_t r = 0; r < rows; r++, dst += dst_step, src += src_step) {                     \
+            for (int64_t at = 0; at < last; at += (int64_t)sizeof(P))                              \
+                *(P *)(dst + at) = *(const P *)(src + at);                                         \
+            *(P *)(dst + last) = *(const P *)(src + last);                                         \
+        }                                                                                          \
+        return;                                                                                    \
+    } while (0)
+#define SHORT_CASE(P)                                                                              \
+    const int64_t last = bytes - (int64_t)sizeof(P);                                               \
+    SHORT_ROWS(P)
+
+static void copy_short(char *dst, int64_t dst_step, const char *src, int64_t src_step, int64_t rows,
+                       int64_t bytes) {
+    if (bytes >= 64) { SHORT_CASE(piece64); }
+    if (bytes >= 16) { SHORT_CASE(piece16); }
+    if (bytes >= 8) { SHORT_CASE(piece8); }
+    if (bytes >= 4) { SHORT_CASE(piece4); }
+    if (bytes >= 2) { SHORT_CASE(piece2); }
+    if (bytes >= 1) { SHORT_CASE(piece1); }
+}
+
+#define RUN(T)                                                                                     \
+    do {                                                                                           \
+        T *to = (T *)dst;                                                                          \
+        const T *from = (const T *)src;                                                            \
+        if (stride == 0) {                                                                         \
+            const T x = *from;                                                                     \
+            for (int64_t i = 0; i < n; i++) to[i] = x;                                             \
+        } else                                                                                     \
+            for (int64_t i = 0; i < n; i++) to[i] = from[i * stride];                              \
     } while (0)
 
 void KERNEL(copy_run)(char *dst, const char *src, int64_t n, int64_t stride, int size) {
-    if (stride == 1 && n * size > 32) { memcpy(dst, src, (size_t)(n * size)); return; }
+    if (stride == 1) {
+        if (n * size <= SHORT) copy_short(dst, 0, src, 0, 1, n * size);
+        else memcpy(dst, src, (size_t)(n * size));
+        return;
+    }
     switch (size) {
     case 1: RUN(uint8_t); break;
     case 2: RUN(uint16_t); break;
@@ -60,11 +101,14 @@ void KERNEL(copy_run)(char *dst, const char *src, int64_t n, int64_t stride, int
     }
 }
 
-#define RUN_ANY(T) do {                                                                \
-        for (int64_t i = 0; i < n; i++) ((T *)dst)[i * dst_stride] = ((const T *)src)[i * src_stride]; \
+#define RUN_ANY(T)                                                                                 \
+    do {                                                                                           \
+        for (int64_t i = 0; i < n; i++)                                                            \
+            ((T *)dst)[i * dst_stride] = ((const T *)src)[i * src_stride];                         \
     } while (0)
 
-static void run_any(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n, int size) {
+static void run_any(char *dst, int64_t dst_stride, const char *src, int64_t src_stride, int64_t n,
+                    int size) {
     switch (size) {
     case 1: RUN_ANY(uint8_t); break;
     case 2: RUN_ANY(uint16_t); break;
@@ -80,40 +124,57 @@ typedef uint16_t v2 __attribute__((vector_size(16)));
 typedef uint32_t v4 __attribute__((vector_size(16)));
 typedef uint64_t v8 __attribute__((vector_size(16)));
 
-/* L x L elements by log2(L) rounds of interleaving rows k and k + L/2. */
-#define TRANSPOSE(name, V, T, L, LOW, HIGH)                                            \
-    TD_INLINE void name(char *dst, int64_t dst_row, const char *src, int64_t src_row) {\
-        V a[L], b[L];                                                                  \
-        for (int k = 0; k < L; k++) memcpy(&a[k], src + k * src_row, 16);              \
-        for (int round = 1; round < L; round *= 2) {                                   \
-            for (int k = 0; k < L / 2; k++) {                                          \
-                b[2 * k] = __builtin_shuffle(a[k], a[k + L / 2], (V)LOW);              \
-                b[2 * k + 1] = __builtin_shuffle(a[k], a[k + L / 2], (V)HIGH);         \
-            }                                                                          \
-            memcpy(a, b, sizeof a);                                                    \
-        }                                                                              \
-        for (int k = 0; k < L; k++) memcpy(dst + k * dst_row, &a[k], 16);              \
+/* A round interleaves rows k and k + L/2; after log2(L) of them L x L elements are transposed. */
+#define ROUND(L, from, to)                                                                         \
+    _Pragma("GCC unroll 8")                                                                        \
+    for (int k = 0; k < L / 2; k++) {                                                              \
+        to[2 * k] = __builtin_shuffle(from[k], from[k + L / 2], low);                              \
+        to[2 * k + 1] = __builtin_shuffle(from[k], from[k + L / 2], high);                         \
+    }
+#define TRANSPOSE(name, V, L, LOW, HIGH)                                                           \
+    TD_INLINE void name(char *dst, int64_t dst_row, const char *src, int64_t src_row) {            \
+        const V low = LOW, high = HIGH;                                                            \
+        V a[L], b[L];                                                                              \
+        _Pragma("GCC unroll 16")                                                                   \
+        for (int k = 0; k < L; k++) a[k] = (V)*(const piece16 *)(src + k * src_row);               \
+        ROUND(L, a, b)                                                                             \
+        if (L > 2) { ROUND(L, b, a) }                                                              \
+        if (L > 4) { ROUND(L, a, b) }                                                              \
+        if (L > 8) { ROUND(L, b, a) }                                                              \
+        const V *made = L == 4 || L == 16 ? a : b;                                                 \
+        _Pragma("GCC unroll 16")                                                                   \
+        for (int k = 0; k < L; k++) *(piece16 *)(dst + k * dst_row) = (piece16)made[k];            \
     }
 #define BRACED(...) {__VA_ARGS__}
-TRANSPOSE(transpose_1, v1, uint8_t, 16, BRACED(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
+TRANSPOSE(transpose_1, v1, 16, BRACED(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23),
           BRACED(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31))
-TRANSPOSE(transpose_2, v2, uint16_t, 8, BRACED(0, 8, 1, 9, 2, 10, 3, 11), BRACED(4, 12, 5, 13, 6, 14, 7, 15))
-TRANSPOSE(transpose_4, v4, uint32_t, 4, BRACED(0, 4, 1, 5), BRACED(2, 6, 3, 7))
-TRANSPOSE(transpose_8, v8, uint64_t, 2, BRACED(0, 2), BRACED(1, 3))
+TRANSPOSE(transpose_2, v2, 8, BRACED(0, 8, 1, 9, 2, 10, 3, 11), BRACED(4, 12, 5, 13, 6, 14, 7, 15))
+TRANSPOSE(transpose_4, v4, 4, BRACED(0, 4, 1, 5), BRACED(2, 6, 3, 7))
+TRANSPOSE(transpose_8, v8, 2, BRACED(0, 2), BRACED(1, 3))
+
+/* A line from a block, in the pieces in which it was written: a wider load would wait for them. */
+TD_INLINE void put_line(char *to, const char *from, int stream) {
+#if defined(__SSE2__)
+    if (stream && ((uintptr_t)to & 15) == 0) {
+        for (int k = 0; k < 64; k += 16)
+            _mm_stream_si128((__m128i *)(to + k), _mm_load_si128((const __m128i *)(from + k)));
+        return;
+    }
+#endif
+    (void)stream;
+    for (int k = 0; k < 64; k += 16) *(piece16 *)(to + k) = *(const piece16 *)(from + k);
+}
 
 /* A block: `side` rows of 64 bytes of the source become rows of the destination. */
-#define BLOCK(name, SIZE)                                                              \
-    static void name(const matrix *m, char *dst, const char *src) {                    \
-        enum { side = 64 / SIZE, step = 16 / SIZE };                                   \
-        char block[side][64] __attribute__((aligned(64)));                             \
-        for (int c = 0; c < side; c += step)                                           \
-            for (int r = 0; r < side; r += step)                                       \
-                transpose_##SIZE(&block[r][c * SIZE], 64, src + (c * m->src_col + r) * SIZE, m->src_col * SIZE); \
-        for (int r = 0; r < side; r++) {                                               \
-            char *to = dst + r * m->dst_row * SIZE;                                    \
-            if (m->stream) KERNEL(stream)(to, block[r], 64);                           \
-            else memcpy(to, block[r], 64);                                             \
-        }                                                                              \
+#define BLOCK(name, SIZE)                                                                          \
+    static void name(const matrix *m, char *dst, const char *src) {                                \
+        enum { side = 64 / SIZE, step = 16 / SIZE };                                               \
+        char block[side][64] __attribute__((aligned(64)));                                         \
+        for (int c = 0; c < side; c += step)                                                       \
+            for (int r = 0; r < side; r += step)                                                   \
+                transpose_##SIZE(&block[r][c * SIZE], 64, src + (c * m->src_col + r) * SIZE,       \
+                                 m->src_col * SIZE);                                               \
+        for (int r = 0; r < side; r++) put_line(dst + r * m->dst_row * SIZE, block[r], m->stream); \
     }
 BLOCK(block_1, 1)
 BLOCK(block_2, 2)
@@ -133,29 +194,46 @@ static void move_block(const matrix *m, int64_t r, int64_t c) {
 
 /* dst_col = src_row = 1. Columns outside, so that the source is read along its lines. */
 static void move_transposed(const matrix *m) {
-    const int64_t side = 64 / m->size, rows = m->rows - m->rows % side, cols = m->cols - m->cols % side;
+    const int64_t side = 64 / m->size, rows = m->rows - m->rows % side,
+                  cols = m->cols - m->cols % side;
     for (int64_t c = 0; c < cols; c += side)
         for (int64_t r = 0; r < rows; r += side) move_block(m, r, c);
     for (int64_t r = 0; r < m->rows; r++) {
         const int64_t c = r < rows ? cols : 0;
-        KERNEL(copy_run)(m->dst + (r * m->dst_row + c) * m->size, m->src + (r + c * m->src_col) * m->size, m->cols - c,
-                         m->src_col, m->size);
+        KERNEL(copy_run)(m->dst + (r * m->dst_row + c) * m->size,
+                         m->src + (r + c * m->src_col) * m->size, m->cols - c, m->src_col, m->size);
     }
 }
 
 static void move_rows(const matrix *m) {
+    const int64_t bytes = m->cols * m->size;
+    if (m->dst_col == 1 && m->src_col == 1 && bytes <= SHORT) {
+        copy_short(m->dst, m->dst_row * m->size, m->src, m->src_row * m->size, m->rows, bytes);
+        return;
+    }
     for (int64_t r = 0; r < m->rows; r++) {
         char *dst = m->dst + r * m->dst_row * m->size;
         const char *src = m->src + r * m->src_row * m->size;
         if (m->dst_col != 1) run_any(dst, m->dst_col, src, m->src_col, m->cols, m->size);
-        else if (m->stream && m->src_col == 1) KERNEL(stream)(dst, src, m->cols * m->size);
+        else if (m->stream && m->src_col == 1) KERNEL(stream)(dst, src, bytes);
         else KERNEL(copy_run)(dst, src, m->cols, m->src_col, m->size);
     }
 }
 
+/* Rows of few elements that are not contiguous: better along the columns. */
+static void move_columns(const matrix *m) {
+    matrix turned = *m;
+    turned.rows = m->cols, turned.dst_row = m->dst_col, turned.src_row = m->src_col;
+    turned.cols = m->rows, turned.dst_col = m->dst_row, turned.src_col = m->src_row;
+    move_rows(&turned);
+}
+
 static void move(const matrix *m) {
     const int64_t side = 64 / m->size;
-    if (m->dst_col == 1 && m->src_row == 1 && m->src_col != 1 && m->rows >= side && m->cols >= side) move_transposed(m);
+    const int contiguous = m->dst_col == 1 && m->src_col == 1;
+    const int transposed = m->dst_col == 1 && m->src_row == 1 && !contiguous;
+    if (transposed && m->rows >= side && m->cols >= side) move_transposed(m);
+    else if (!contiguous && m->cols < 8 && m->cols < m->rows) move_columns(m);
     else move_rows(m);
 }
 
@@ -170,13 +248,15 @@ static int64_t offset_of(int64_t row, int ndim, const int64_t *shape, const int6
     return offset;
 }
 
-void KERNEL(copy_range)(char *dst, const char *src, int ndim, const int64_t *shape, const int64_t *strides, int64_t lo, int64_t hi, int size) {
-    const int64_t cols = shape[ndim - 1], step = strides[ndim - 1], depth = ndim > 1 ? shape[ndim - 2] : 1;
+void KERNEL(copy_range)(char *dst, const char *src, int ndim, const int64_t *shape,
+                        const int64_t *strides, int64_t lo, int64_t hi, int size) {
+    const int64_t cols = shape[ndim - 1], step = strides[ndim - 1],
+                  depth = ndim > 1 ? shape[ndim - 2] : 1;
     while (lo < hi) {
         const int64_t row = lo / cols, col = lo - row * cols;
         const char *from = src + (offset_of(row, ndim, shape, strides) + col * step) * size;
         int64_t n = TD_MIN(cols - col, hi - lo);
-        if (col == 0 && ndim > 1 && hi - lo >= 2 * cols) {     /* whole rows, as far as they lie evenly */
+        if (col == 0 && ndim > 1 && hi - lo >= 2 * cols) { /* whole rows that lie evenly */
             const int64_t rows = TD_MIN((hi - lo) / cols, depth - row % depth);
             move(&(matrix){dst, from, rows, cols, cols, 1, strides[ndim - 2], step, size, 0});
             n = rows * cols;
@@ -190,28 +270,40 @@ void KERNEL(copy_range)(char *dst, const char *src, int ndim, const int64_t *sha
 
 /* ---- the kernels ---- */
 
-/* Plan: i[0] bytes of an element, i[1] ndim >= 2, i[2] 1 for streaming, i[3] rows of a task, shape[ndim], dst_strides[ndim],
- * src_strides[ndim]. A task is some rows of one matrix. */
-typedef struct { const int64_t *i; char *dst; const char *src; int64_t parts; } copy_job;
+/* Plan: i[0] bytes of an element, i[1] ndim >= 2, i[2] 1 for streaming, i[3] rows of a task,
+ * shape[ndim], dst_strides[ndim], src_strides[ndim]. A task is some rows of one matrix. */
+typedef struct {
+    const int64_t *i;
+    char *dst;
+    const char *src;
+    int64_t parts;
+} copy_job;
 
 static void copy_task(int64_t t, void *context) {
     const copy_job *j = context;
     const int nd = (int)j->i[1];
     const int64_t *shape = j->i + 4, *to = shape + nd, *from = to + nd;
-    int64_t outer = t / j->parts, row = t % j->parts * j->i[3], d_at = row * to[nd - 2], s_at = row * from[nd - 2];
+    int64_t outer = t / j->parts, row = t % j->parts * j->i[3], d_at = row * to[nd - 2],
+            s_at = row * from[nd - 2];
     for (int d = nd - 3; d >= 0; d--) {
         d_at += outer % shape[d] * to[d];
         s_at += outer % shape[d] * from[d];
         outer /= shape[d];
     }
     const int size = (int)j->i[0];
-    const matrix m = {j->dst + d_at * size, j->src + s_at * size, TD_MIN(j->i[3], shape[nd - 2] - row), shape[nd - 1],
-                      to[nd - 2], to[nd - 1], from[nd - 2], from[nd - 1], size, (int)j->i[2]};
+    const matrix m = {
+        j->dst + d_at * size, j->src + s_at * size, TD_MIN(j->i[3], shape[nd - 2] - row),
+        shape[nd - 1],        to[nd - 2],           to[nd - 1],
+        from[nd - 2],         from[nd - 1],         size,
+        (int)j->i[2]};
     move(&m);
     if (m.stream) KERNEL(stream_end)();
 }
 
-typedef struct { const copy_job *job; int64_t tasks, each; } copy_batch;
+typedef struct {
+    const copy_job *job;
+    int64_t tasks, each;
+} copy_batch;
 
 static void copy_some(int64_t t, void *context) {
     const copy_batch *b = context;
@@ -232,12 +324,20 @@ static int copy_strided(const td_plan *p, char **io) {
 }
 
 /* Plan: i[0] bytes. */
-typedef struct { char *dst; const char *src; int64_t bytes; int stream; } block_job;
+typedef struct {
+    char *dst;
+    const char *src;
+    int64_t bytes;
+    int stream;
+} block_job;
 
 static void copy_block(int64_t t, void *context) {
     const block_job *j = context;
     const int64_t lo = t * GRAIN, n = TD_MIN((int64_t)GRAIN, j->bytes - lo);
-    if (!j->stream) { memcpy(j->dst + lo, j->src + lo, (size_t)n); return; }
+    if (!j->stream) {
+        memcpy(j->dst + lo, j->src + lo, (size_t)n);
+        return;
+    }
     KERNEL(stream)(j->dst + lo, j->src + lo, n);
     KERNEL(stream_end)();
 }
@@ -252,5 +352,7 @@ static int copy_dense(const td_plan *p, char **io) {
 }
 
 const td_entry KERNEL(copy_table)[] = {
-    {"copy_strided", copy_strided}, {"copy_dense", copy_dense}, {0, 0},
+    {"copy_strided", copy_strided},
+    {"copy_dense", copy_dense},
+    {0, 0},
 };

@@ -1,7 +1,8 @@
 /* Running sums along one axis of a dense array seen as (outer, n, inner).
  *
- * Integers wrap. float32 and the half types are summed in double, so that every prefix is right to the last bit or
- * nearly; float64 in double. Each line is one chain of additions, whatever the number of threads. */
+ * Integers wrap. float32 and the half types are summed in double, so that every prefix is right
+ * to the last bit or nearly; float64 in double. Each line is one chain of additions, whatever
+ * the number of threads. */
 #include "scalar.h"
 
 enum { TILE = 256, GRAIN = 32768 };
@@ -9,22 +10,22 @@ enum { TILE = 256, GRAIN = 32768 };
 typedef void (*td_scan)(const void *x, void *y, int64_t n, int64_t inner, int64_t w);
 
 /* w neighbouring lines at once: acc[j] runs down column j. */
-#define SCAN(name, T, A, READ, WRITE)                                                                \
-    static void name(const void *x_, void *y_, int64_t n, int64_t inner, int64_t w) {                \
-        const T *x = x_;                                                                             \
-        T *y = y_;                                                                                   \
-        A acc[TILE];                                                                                 \
-        if (w == 1) {                                                                                \
-            A a = 0;                                                                                 \
-            for (int64_t i = 0; i < n; i++) a += READ(x[i * inner]), y[i * inner] = WRITE(a);        \
-            return;                                                                                  \
-        }                                                                                            \
-        for (int64_t j = 0; j < w; j++) acc[j] = 0;                                                  \
-        for (int64_t i = 0; i < n; i++, x += inner, y += inner)                                      \
-            _Pragma("GCC ivdep") for (int64_t j = 0; j < w; j++) {                                   \
-                acc[j] += READ(x[j]);                                                                \
-                y[j] = WRITE(acc[j]);                                                                \
-            }                                                                                        \
+#define SCAN(name, T, A, READ, WRITE)                                                         \
+    static void name(const void *x_, void *y_, int64_t n, int64_t inner, int64_t w) {         \
+        const T *x = x_;                                                                      \
+        T *y = y_;                                                                            \
+        A acc[TILE];                                                                          \
+        if (w == 1) {                                                                         \
+            A a = 0;                                                                          \
+            for (int64_t i = 0; i < n; i++) a += READ(x[i * inner]), y[i * inner] = WRITE(a); \
+            return;                                                                           \
+        }                                                                                     \
+        for (int64_t j = 0; j < w; j++) acc[j] = 0;                                           \
+        for (int64_t i = 0; i < n; i++, x += inner, y += inner)                               \
+            _Pragma("GCC ivdep") for (int64_t j = 0; j < w; j++) {                            \
+                acc[j] += READ(x[j]);                                                         \
+                y[j] = WRITE(acc[j]);                                                         \
+            }                                                                                 \
     }
 #define SAME(v) (v)
 #define TO_F32(v) ((float)(v))
@@ -38,8 +39,9 @@ SCAN(scan_f32, float, double, SAME, TO_F32)
 SCAN(scan_f64, double, double, SAME, SAME)
 
 static const struct { int size; td_scan scan; } kinds[TD_DTYPES] = {
-    {1, scan_8},  {1, scan_8},  {2, scan_16},  {4, scan_32},   {8, scan_64},  {1, scan_8},  {2, scan_16},
-    {4, scan_32}, {8, scan_64}, {2, scan_f16}, {2, scan_bf16}, {4, scan_f32}, {8, scan_f64}};
+    {1, scan_8},   {1, scan_8},    {2, scan_16},  {4, scan_32}, {8, scan_64},
+    {1, scan_8},   {2, scan_16},   {4, scan_32},  {8, scan_64},
+    {2, scan_f16}, {2, scan_bf16}, {4, scan_f32}, {8, scan_f64}};
 
 typedef struct {
     td_scan scan;
@@ -61,7 +63,8 @@ static void task(int64_t t, void *ctx) {
 /* i: dtype, outer, n, inner */
 static int KERNEL(cumsum)(const td_plan *p, char **io) {
     const int64_t *i = p->i;
-    td_job b = {.scan = kinds[i[0]].scan, .size = kinds[i[0]].size, .n = i[2], .inner = i[3], .x = io[0], .y = io[1]};
+    td_job b = {.scan = kinds[i[0]].scan, .size = kinds[i[0]].size, .n = i[2], .inner = i[3],
+                .x = io[0], .y = io[1]};
     if (i[1] * i[2] * i[3] == 0) return TD_OK;
     b.tiles = (b.inner + TILE - 1) / TILE;
     b.units = i[1] * b.tiles;

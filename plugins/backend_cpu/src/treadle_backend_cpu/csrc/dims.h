@@ -5,7 +5,8 @@
 
 typedef struct { int64_t size, xs, ys; } td_dim;
 
-/* Element offset in the input of row-major index k over n dimensions; adds that in the output to *y when y is given. */
+/* Element offset in the input of row-major index k over n dimensions; adds that in the output to
+ * *y when y is given. */
 static inline int64_t td_offset(const td_dim *d, int n, int64_t k, int64_t *y) {
     int64_t x = 0;
     for (int a = n - 1; a >= 0 && k; a--) {

@@ -1,5 +1,6 @@
-/* The driver of all elementwise kernels: cuts the elements into tasks, a task into tiles, and hands each tile's operands to
- * the kernel's loop as contiguous arrays of the compute type. Tasks and tiles depend on sizes only. */
+/* The driver of all elementwise kernels: cuts the elements into tasks, a task into tiles, and hands
+ * each tile's operands to the kernel's loop as contiguous arrays of the compute type. Tasks and
+ * tiles depend on sizes only. */
 #include "copy.h"
 #include "elementwise.h"
 
@@ -9,20 +10,24 @@ typedef struct {
     char *const *io;
     int64_t n, chunk, tile;
     int plain, stream;
-    int failed;                             /* an error code, set by any task */
+    int failed; /* an error code, set by any task */
 } job;
 
+/* Repeated operands, loaded ones, results; odd lines keep the arrays out of step in the cache. */
 typedef struct {
-    char fixed[EW_INPUTS][EW_BUFFER + EW_PERIOD * 8 + 64];    /* repeated operands; the odd lines keep them out of step */
+    char fixed[EW_INPUTS][EW_BUFFER + EW_PERIOD * 8 + 64];
     char loaded[EW_INPUTS][EW_BUFFER + 64];
     char result[EW_BUFFER + 64], packed[EW_BUFFER + 64];
 } buffers __attribute__((aligned(64)));
 
 TD_INLINE int64_t shape_of(const int64_t *plan, int d) { return plan[4 + d]; }
-TD_INLINE const int64_t *input_of(const int64_t *plan, int k) { return plan + 4 + plan[3] + k * (2 + plan[3]); }
+TD_INLINE const int64_t *input_of(const int64_t *plan, int k) {
+    return plan + 4 + plan[3] + k * (2 + plan[3]);
+}
 
-/* The last elements, less than a block: through padded copies, where the loop may run over their end. */
-static __attribute__((noinline)) void run_tail(const td_ew *op, int64_t at, int64_t n, char *const *v) {
+/* The last elements, less than a block: through padded copies, whose end the loop may run over. */
+static __attribute__((noinline)) void run_tail(const td_ew *op, int64_t at, int64_t n,
+                                               char *const *v) {
     char pad[EW_INPUTS + 1][64 * 8] __attribute__((aligned(64)));
     char *w[EW_INPUTS + 1];
     for (int k = 0; k <= op->n_in; k++) {
@@ -43,12 +48,15 @@ TD_INLINE void run_loop(const td_ew *op, int64_t n, char *const *v) {
 
 /* Repeats the first `period` elements of a buffer up to `count`. */
 static void repeat(char *buffer, int64_t period, int64_t count, int size) {
-    if (period == 1) { KERNEL(copy_run)(buffer, buffer, count, 0, size); return; }
+    if (period == 1) {
+        KERNEL(copy_run)(buffer, buffer, count, 0, size);
+        return;
+    }
     for (int64_t have = period; have < count; have += have)
         memcpy(buffer + have * size, buffer, (size_t)(TD_MIN(have, count - have) * size));
 }
 
-/* A repeated operand in the compute type, long enough for a tile that starts anywhere in a period. */
+/* A repeated operand in the compute type, long enough for a tile from anywhere in a period. */
 static char *prepare_fixed(const job *j, int k, int64_t n, buffers *b) {
     const td_ew *op = j->op;
     const int64_t period = input_of(j->plan, k)[1];
@@ -58,7 +66,7 @@ static char *prepare_fixed(const job *j, int k, int64_t n, buffers *b) {
     return b->fixed[k];
 }
 
-/* Where element `at` of a strided input lies if the m elements from there on are contiguous, else NULL. */
+/* Where element `at` of a strided input lies if m elements from there are contiguous, else NULL. */
 static char *find_run(const job *j, int k, int64_t at, int64_t m) {
     const int nd = (int)j->plan[3];
     const int64_t *strides = input_of(j->plan, k) + 2, inner = shape_of(j->plan, nd - 1);
@@ -72,21 +80,26 @@ static char *find_run(const job *j, int k, int64_t at, int64_t m) {
 }
 
 static void gather(const job *j, int k, char *dst, int64_t at, int64_t n) {
-    KERNEL(copy_range)(dst, j->io[k], (int)j->plan[3], j->plan + 4, input_of(j->plan, k) + 2, at, at + n, j->op->size[k]);
+    KERNEL(copy_range)(dst, j->io[k], (int)j->plan[3], j->plan + 4, input_of(j->plan, k) + 2, at,
+                       at + n, j->op->size[k]);
 }
 
-enum { STREAM_TILE = 1024, AHEAD = 2048 };  /* bytes: longer bursts of streamed stores leave the loads waiting */
+/* In bytes. Longer bursts of streamed stores leave the loads waiting. */
+enum { STREAM_TILE = 1024, AHEAD = 2048 };
 
 /* Asks for what the tile after next will read. */
 static void prefetch(const char *p, int64_t bytes) {
     for (int64_t at = 0; at < bytes; at += 64) __builtin_prefetch(p + AHEAD + at);
 }
 
-/* A tile of an input in the compute type. `whole` is where the task's elements begin, if they are contiguous or gathered. */
-static char *fetch(const job *j, int k, char *whole, int64_t lo, int64_t at, int64_t m, buffers *b) {
+/* A tile of an input in the compute type. `whole` is where the task's elements begin, if they are
+ * contiguous or gathered. */
+static char *fetch(const job *j, int k, char *whole, int64_t lo, int64_t at, int64_t m,
+                   buffers *b) {
     const td_ew *op = j->op;
     const int64_t *input = input_of(j->plan, k);
-    if (input[0] == EW_PERIODIC) return whole + (input[1] == 1 ? 0 : (lo + at) % input[1]) * op->wide[k];
+    if (input[0] == EW_PERIODIC)
+        return whole + (input[1] == 1 ? 0 : (lo + at) % input[1]) * op->wide[k];
     char *src = whole ? whole + at * op->size[k] : find_run(j, k, lo + at, m);
     if (!src) {
         src = op->convert[k] ? b->fixed[k] : b->loaded[k];
@@ -163,7 +176,13 @@ static void run_task(int64_t t, void *context) {
         if (scratch[k]) td_scratch_free(scratch[k]);
 }
 
-#define HAS_ZERO(T) do { uint32_t zero = 0; for (int64_t i = 0; i < n; i++) zero |= ((const T *)p)[i] == 0; return zero != 0; } while (0)
+#define HAS_ZERO(T)                                                                                \
+    do {                                                                                           \
+        uint32_t zero = 0;                                                                         \
+        for (int64_t i = 0; i < n; i++) zero |= ((const T *)p)[i] == 0;                            \
+        return zero != 0;                                                                          \
+    } while (0)
+
 static int has_zero(const char *p, int64_t n, int size) {
     switch (size) {
     case 1: HAS_ZERO(uint8_t);
@@ -181,10 +200,11 @@ static void check_task(int64_t t, void *context) {
     const int64_t step = EW_BUFFER / size;
     int zero = 0;
     if (input_of(j->plan, k)[0] == EW_DENSE) zero = has_zero(j->io[k] + lo * size, n, size);
-    else for (int64_t at = 0; at < n && !zero; at += step) {
-        gather(j, k, tile, lo + at, TD_MIN(step, n - at));
-        zero = has_zero(tile, TD_MIN(step, n - at), size);
-    }
+    else
+        for (int64_t at = 0; at < n && !zero; at += step) {
+            gather(j, k, tile, lo + at, TD_MIN(step, n - at));
+            zero = has_zero(tile, TD_MIN(step, n - at), size);
+        }
     if (zero) __atomic_store_n(&j->failed, TD_ERR_ZERO, __ATOMIC_RELAXED);
 }
 
@@ -197,7 +217,8 @@ static int check_divisor(job *j, int64_t tasks) {
     return j->failed ? td_fail(TD_ERR_ZERO, "integer division by zero") : TD_OK;
 }
 
-/* Tasks of `grain` elements. One with a transposed input spans some rows, so that whole cache lines of it are used. */
+/* Tasks of `grain` elements. With a transposed input they span some rows, so that whole cache lines
+ * of it are used. */
 static void cut(job *j) {
     const td_ew *op = j->op;
     const int y = op->n_in, nd = (int)j->plan[3];
@@ -210,7 +231,9 @@ static void cut(job *j) {
         aliased |= j->io[k] == j->io[y];
         const int64_t mode = input_of(j->plan, k)[0];
         if (op->convert[k] || mode == EW_PERIODIC || mode == EW_STRIDED) j->plain = 0;
-        if (mode == EW_TRANSPOSED) j->chunk = TD_MIN(TD_MAX(j->chunk, 32 * shape_of(j->plan, nd - 1)), 1 << 18);
+        if (mode != EW_TRANSPOSED) continue;
+        const int64_t band = 32 * shape_of(j->plan, nd - 1);
+        j->chunk = TD_MIN(TD_MAX(j->chunk, band), 1 << 18);
     }
     j->stream = !aliased && j->n * op->size[y] >= TD_STREAM_BYTES;
     j->tile = (j->stream ? STREAM_TILE : EW_BUFFER) / widest;
@@ -227,12 +250,27 @@ static __attribute__((noinline)) int run_general(const td_plan *p, char **io, co
     return j.failed ? td_fail(j.failed, "no memory to gather an operand") : TD_OK;
 }
 
+/* Few elements, with numbers among dense operands: one tile, without the machinery of tasks. */
+static __attribute__((noinline)) void run_small(const td_plan *p, char **io, const td_ew *op) {
+    char fixed[EW_INPUTS][EW_BUFFER] __attribute__((aligned(64)));
+    char *v[EW_INPUTS + 1];
+    const int64_t n = p->i[0];
+    for (int k = 0; k <= op->n_in; k++) {
+        v[k] = io[k];
+        if (k == op->n_in || input_of(p->i, k)[0] == EW_DENSE) continue;
+        v[k] = fixed[k];
+        KERNEL(copy_run)(fixed[k], io[k], n, 0, op->wide[k]);
+    }
+    run_loop(op, n, v);
+}
+
 int KERNEL(ew_run)(const td_plan *p, char **io, const td_ew *op) {
     const int64_t n = p->i[0];
+    const int direct = op->loop && !op->convert[0] && !op->convert[op->n_in] && op->divisor < 0;
     if (n == 0) return TD_OK;
-    if (p->i[1] && n <= 2 * op->grain && op->loop && !op->convert[0] && !op->convert[op->n_in] && op->divisor < 0) {
-        run_loop(op, n, io);
-        return TD_OK;
-    }
-    return run_general(p, io, op);
+    if (!direct || !p->i[1]) return run_general(p, io, op);
+    if (p->i[1] == EW_ALL_DENSE && n <= 2 * op->grain) run_loop(op, n, io);
+    else if (n <= EW_BUFFER / 8) run_small(p, io, op);
+    else return run_general(p, io, op);
+    return TD_OK;
 }

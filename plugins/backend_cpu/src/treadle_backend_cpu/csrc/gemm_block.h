@@ -6,9 +6,10 @@
 #include "gemm_dot.h"
 #include "gemm_pack.h"
 
-/* Steps of k per block: a row block of A, MR x KC, stays in the L1 cache while it meets all panels of B. Columns per block of B:
- * KC x NC stay in L2. Inner products have no use for blocks, except that a block is what is fetched at a time. */
-enum { KC = TD_VEC == 64 ? 384 : 256, NC = TD_VEC == 64 ? 512 : 256, KC_DOTS = 4096 };
+/* GROUP row blocks of A, MR x KC each, meet one panel of B, KC x NR, before the next panel comes: so the panel is read from L2 once
+ * per group and the row blocks once per panel. KC x NC of B stay in L2. Inner products have no use for blocks of k, except that a
+ * block is what is fetched at a time. */
+enum { KC = TD_VEC == 64 ? 512 : 256, NC = TD_VEC == 64 ? 512 : 256, GROUP = TD_VEC == 64 ? 4 : 16, KC_DOTS = 4096 };
 
 typedef struct {
     int64_t m, n, k;
@@ -40,7 +41,7 @@ typedef struct {
     int64_t k0, k;
     int add, last;              /* whether C holds something to add to; whether this is the last block */
     const T *b;                 /* packed panels, or NULL: B is read in place */
-    int64_t b_j;                /* the column of the first panel */
+    int64_t b_j;                /* the column of C that goes with the first panel */
 } stage;
 
 /* Finishes n sums that belong at (i, j): scale, add to C, add bias, activate. Each step rounds by itself, as in a full tile. */
@@ -61,12 +62,9 @@ static void finish_row(const stage *s, T *sums, int64_t i, int64_t j, int64_t n)
 /* Finishes a tile of sums, rows `pitch` apart, into C. */
 static void finish(const stage *s, T *sums, int64_t pitch, const region *r)
 {
-    const product *p = s->p;
     for (int64_t i = r->i; i < r->i + r->m; i++, sums += pitch) {
         finish_row(s, sums, i, r->j, r->n);
-        T *c = p->c + i * p->c_row + r->j * p->c_col;
-        if (p->c_col == 1) memcpy(c, sums, (size_t)r->n * sizeof(T));
-        else for (int64_t x = 0; x < r->n; x++) c[x * p->c_col] = sums[x];
+        memcpy(s->p->c + i * s->p->c_row + r->j, sums, (size_t)r->n * sizeof(T));
     }
 }
 
@@ -99,7 +97,7 @@ static void run_tile(const stage *s, tile *t, int64_t i, int64_t rows, panel q, 
     const tile_fn run = tile_for(rows, q.width);
     const region r = {i, rows, q.j + q.skip, TD_MIN(end - q.j, q.width * VL) - q.skip};
     const int unfinished = s->last && (p->bias_n || p->bias_m || p->act);
-    if (p->c_col == 1 && p->alpha == 1 && !unfinished && r.n == q.width * VL) {
+    if (p->alpha == 1 && !unfinished && r.n == q.width * VL) {
         t->c = p->c + i * p->c_row + q.j;
         t->c_row = p->c_row;
         t->accumulate = s->add;
@@ -124,10 +122,6 @@ static void look_ahead(const stage *s, tile *t, int64_t i, int64_t part)
     t->ahead = address(a, row * a->major + k * a->minor);
     t->ahead_step = 4 * a->minor * a->size;
 }
-
-/* Row blocks that meet one panel of B in turn. A 32-column panel is too large for L1, so there A stays in L1 and panels pass by;
- * a narrower one stays and row blocks pass by. */
-enum { GROUP = TD_VEC == 64 ? 1 : 16 };
 
 /* All tiles of a region for one block of k. a_copy: room for GROUP packed row blocks, or NULL to read A in place. */
 static void run_tiles(const stage *s, const region *r, T *a_copy)

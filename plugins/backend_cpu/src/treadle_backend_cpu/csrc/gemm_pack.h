@@ -67,6 +67,23 @@ static void pack_columns(T *dst, const T *src, int64_t stride, int64_t columns, 
         for (int j = 0; j < VL; j++) dst[i * NR + j] = j < columns ? src[j * stride + i] : 0;
 }
 
+/* dst[n][dst_row] from src[m][src_row]. */
+static void copy_transposed(T *dst, int64_t dst_row, const T *src, int64_t src_row, int64_t m, int64_t n)
+{
+    const int64_t m0 = m / VL * VL, n0 = n / VL * VL;
+    for (int64_t i = 0; i < m0; i += VL)
+        for (int64_t j = 0; j < n0; j += VL) {
+            vec r[VL];
+            UNROLL(16)
+            for (int x = 0; x < VL; x++) r[x] = *(const vec_u *)(src + (i + x) * src_row + j);
+            transpose(r);
+            UNROLL(16)
+            for (int x = 0; x < VL; x++) *(vec_u *)(dst + (j + x) * dst_row + i) = r[x];
+        }
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = i < m0 ? n0 : 0; j < n; j++) dst[j * dst_row + i] = src[i * src_row + j];
+}
+
 /* From one panel to the next: one row more than it holds, or rows written side by side could all share one set of the L1 cache. */
 TD_INLINE int64_t panel_pitch(int64_t k) { return (k + 1) * NR; }
 

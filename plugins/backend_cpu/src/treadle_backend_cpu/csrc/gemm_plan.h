@@ -5,10 +5,6 @@
 #ifndef TREADLE_GEMM_PLAN_H
 #define TREADLE_GEMM_PLAN_H
 #include "gemm_block.h"
-#ifdef EXPERIMENT
-#include <stdio.h>
-#include <stdlib.h>
-#endif
 
 /* Puts n results into a C of another type, `stride` elements apart, the first at index `at`. */
 typedef void (*store_fn)(void *c, int64_t at, int64_t stride, const T *src, int64_t n);
@@ -33,16 +29,17 @@ typedef struct {
 /* Estimated cycles of an m x n part of C. Only ratios matter: they choose between ways to do it. */
 static double cycles(const product *p, int64_t m, int64_t n)
 {
-    const double k = (double)p->k, area = (double)m * (double)n, per_vector = TD_VEC == 32 ? 0.5 : 1;
+    const double k = (double)p->k, area = (double)m * (double)n, b = k * (double)n, per_vector = TD_VEC == 32 ? 0.5 : 1;
     const double a_copy = p->pack_a ? (double)m * k * (double)((n + NC - 1) / NC) * 0.4 : 0;
+    const double b_read = b * sizeof(T) > 1 << 20 ? 0.3 : 0.1;      /* L3 or L2 */
     if (p->by_dots) {
         const double groups = (double)((m + DOT_ROWS - 1) / DOT_ROWS), fetch = p->b.fetch ? 0.5 : 0;
-        return area * (k / VL * per_vector + 5.5) + (double)n * k * groups * (1.0 / VL + fetch) + a_copy;
+        return area * (k / VL * per_vector + 5.5) + b * groups * (1.0 / VL + fetch) + a_copy;
     }
     const double vectors = (double)((n + VL - 1) / VL) * (n <= VL ? 1.15 : 1);
-    const double b_copy = !p->pack_b ? 0 : along(p->b.minor, p->b.major) ? 1 : p->b.fetch ? 1 : 0.4;
-    const double finish = (double)k_blocks(p) * (p->c_col == 1 ? 0.1 : 1.5);
-    return k * (double)m * vectors * per_vector + k * (double)n * b_copy + area * finish + a_copy;
+    const double b_copy = !p->pack_b ? b_read : b_read + (p->b.fetch || along(p->b.minor, p->b.major) ? 1 : 0.4);
+    const double finish = (double)k_blocks(p) * 0.1 + (p->c_col == 1 ? 0 : 0.6);
+    return k * (double)m * vectors * per_vector + b * b_copy + area * finish + a_copy;
 }
 
 /* Rows a multiple of 4 KiB apart all fall into one set of the L1 cache, and into few of L2. */
@@ -142,14 +139,14 @@ static int sum_region(const product *whole, const region *r, int64_t k0, int64_t
 static void put(const job *j, const product *p, int64_t t, const region *r, T *sums)
 {
     const stage s = {.p = p, .add = p->accumulate, .last = 1};
-    if (!j->store) {
-        finish(&s, sums, r->n, r);
-        return;
+    for (int64_t i = 0; i < r->m; i++) {
+        T *row = sums + i * r->n;
+        finish_row(&s, row, r->i + i, r->j, r->n);
+        const int64_t at = (r->i + i) * p->c_row + r->j * p->c_col;
+        if (j->store) j->store(j->out, t * p->m * p->n + at, p->c_col, row, r->n);
+        else if (p->c_col == 1) memcpy(p->c + at, row, (size_t)r->n * sizeof(T));
     }
-    for (int64_t i = r->i; i < r->i + r->m; i++, sums += r->n) {
-        finish_row(&s, sums, i, r->j, r->n);
-        j->store(j->out, t * p->m * p->n + i * p->c_row + r->j * p->c_col, p->c_col, sums, r->n);
-    }
+    if (!j->store && p->c_col != 1) copy_transposed(p->c + r->i * p->c_row + r->j * p->c_col, p->c_col, sums, r->n, r->m, r->n);
 }
 
 /* ---- long sums for a small C: partial sums in a fixed number, added in order ---- */
@@ -205,36 +202,40 @@ typedef struct {
 } cut;
 
 /* Below this many cycles (about 10 us) waking another thread does not pay. */
-static const double TOO_SMALL = 30e3;
+static const double TOO_SMALL = 40e3;
+
+/* Two threads that write to the same rows of C take lines from each other, ahead of their need: cycles per row and block of k. */
+static const double ROW_SHARED = 4000;
 
 /* Estimated time until `bands` bands of m rows, each cut into `columns` parts, are done: nobody idles but at the end. */
 static double makespan(const product *p, int64_t bands, int64_t columns, int64_t m, int threads)
 {
     const int64_t panels = (p->n + NR - 1) / NR, wide = panels % columns, n = panels / columns * NR;
     const double large = cycles(p, m, TD_MIN(p->n, n + (wide ? NR : 0))), small = cycles(p, m, TD_MIN(p->n, n));
-    const double all = (double)bands * ((double)wide * large + (double)(columns - wide) * small);
-    return TD_MAX(all / threads, large) + large * (bands * columns % threads ? 0.5 : 0.1);
+    const double shared = columns > 1 ? ROW_SHARED * (double)(m * k_blocks(p)) : 0;
+    const double all = (double)bands * ((double)wide * large + (double)(columns - wide) * small + shared);
+    return TD_MAX(all / threads, large) + large * (bands * columns % threads ? 0.5 : 0.04);
 }
 
-/* Cuts into a few tasks per thread when there is much to do: cores are not equally fast. */
+/* One to four tasks per thread: cores are not equally fast, but every part copies what it must of B. (One copy for all would cost
+ * more: a line that another core has just written comes slower than sixteen elements can be copied.) */
 static cut cut_up(const job *j, int threads)
 {
     const product *p = &j->p;
-    const int64_t count = j->items.count;
+    const int64_t count = j->items.count, panels = (p->n + NR - 1) / NR;
     const double all = cycles(p, p->m, p->n) * (double)count;
     cut best = {j, 1, 1, count, 0};
     if (threads <= 1 || all < TOO_SMALL) return best;
-    const int64_t tasks = threads * (all / threads > 3e6 ? 4 : all / threads > 3e5 ? 2 : 1);
-    best.items = TD_MAX(1, count / tasks);
-    const int64_t parts = (tasks + count - 1) / count, panels = (p->n + NR - 1) / NR;
     double least = 0;
-    for (int64_t columns = 1; columns <= TD_MIN(parts, panels); columns++) {
-        const int64_t rows = TD_MIN(parts / columns, (p->m + MR - 1) / MR);
-        const double c = makespan(p, count * rows, columns, (p->m + rows - 1) / rows, threads);
-        if (columns > 1 && c >= least) continue;
-        least = c;
-        best.rows = rows;
-        best.columns = columns;
+    for (int64_t tasks = threads; tasks <= threads * (all / threads > 2e6 ? 4 : 1); tasks *= 2) {
+        const int64_t parts = (tasks + count - 1) / count;
+        for (int64_t columns = 1; columns <= TD_MIN(parts, panels); columns++) {
+            const int64_t rows = TD_MIN(parts / columns, p->m);
+            const double c = makespan(p, count * rows, columns, (p->m + rows - 1) / rows, threads);
+            if (least > 0 && c >= least) continue;
+            least = c;
+            best = (cut){j, rows, columns, TD_MAX(1, count / tasks), 0};
+        }
     }
     return best;
 }
@@ -248,10 +249,13 @@ static region part_of(const cut *c, int64_t t)
     return (region){i, p->m * (x + 1) / c->rows - i, j, end - j};
 }
 
+/* Whether sums go to C as they come; a C of another type or with rows and columns exchanged is written once, from dense sums. */
+static int direct(const job *j) { return !j->store && j->p.c_col == 1; }
+
 static int run_part(const job *j, int64_t t, const region *r, const buffers *room)
 {
     const product p = item(j, t);
-    if (!j->store) {
+    if (direct(j)) {
         run_region(&p, r, room);
         return TD_OK;
     }
@@ -269,7 +273,7 @@ static void run_task(int64_t t, void *ctx)
     const region r = part_of(c, t % parts);
     const int64_t begin = t / parts * c->items, end = TD_MIN(begin + c->items, c->j->items.count);
     buffers room = {0};
-    int failed = !c->j->store && get_buffers(&c->j->p, &r, &room);
+    int failed = direct(c->j) && get_buffers(&c->j->p, &r, &room);
     for (int64_t x = begin; x < end && !failed; x++) failed = run_part(c->j, x, &r, &room);
     if (room.all) td_scratch_free(room.all);
     if (failed) __atomic_store_n(&c->failed, 1, __ATOMIC_RELAXED);
@@ -287,10 +291,6 @@ static int run_job(job *j, int threads)
     if (splits > 1) return run_splits(j, splits, threads);
     cut c = cut_up(j, threads);
     p->pack_b |= pays_to_pack_b(p, p->m / c.rows);
-#ifdef EXPERIMENT
-    if (getenv("GRID")) { int x[4]; sscanf(getenv("GRID"), "%d,%d,%d,%d", x, x+1, x+2, x+3); c.rows = x[0]; c.columns = x[1]; p->pack_b = x[2]; p->pack_a = x[3]; }
-    else if (getenv("SHOW")) printf("%ld x %ld, items %ld, turned %d dots %d pack b %d a %d\n", (long)c.rows, (long)c.columns, (long)c.items, j->is_turned, p->by_dots, p->pack_b, p->pack_a);
-#endif
     const int64_t tasks = c.rows * c.columns * ((j->items.count + c.items - 1) / c.items);
     if (threads > 1) td_parallel(tasks, run_task, &c);
     else run_task(0, &c);

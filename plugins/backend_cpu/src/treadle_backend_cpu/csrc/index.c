@@ -1,4 +1,5 @@
-/* gather_nd: rows of an array picked by index tuples. All indices are checked before anything is written. */
+/* gather_nd: rows of an array picked by index tuples. All indices are checked before anything is
+ * written. */
 #include "index_list.h"
 #include <string.h>
 
@@ -13,7 +14,8 @@ typedef struct {
 
 #define COPY(T) for (int64_t j = 0; j < n; j++) ((T *)y)[j] = ((const T *)b->x)[row[j]]
 
-/* Rows that do not fit a register: the first lines of coming rows are fetched early, as the jumps are random. */
+/* Rows that do not fit a register: the first lines of coming rows are fetched early, as the
+ * jumps are random. */
 static void copy_long(const td_job *b, const int64_t *row, int64_t n, char *y) {
     const int64_t reach = TD_MIN(b->bytes, 4 * LINE);
     for (int64_t j = 0; j < n; j++) {
@@ -24,7 +26,8 @@ static void copy_long(const td_job *b, const int64_t *row, int64_t n, char *y) {
 }
 
 /* Scalar code on purpose: gather instructions are slower than loads on several processors. */
-__attribute__((optimize("no-tree-vectorize"))) static void copy_rows(const td_job *b, const int64_t *row, int64_t n, char *y) {
+__attribute__((optimize("no-tree-vectorize")))
+static void copy_rows(const td_job *b, const int64_t *row, int64_t n, char *y) {
     switch (b->bytes) {
     case 1: COPY(uint8_t); break;
     case 2: COPY(uint16_t); break;
@@ -48,7 +51,8 @@ static void task(int64_t t, void *ctx) {
 /* i: bytes of a row, whether indices are int64, count, k, k sizes */
 static int KERNEL(gather_nd)(const td_plan *p, char **io) {
     const int64_t *i = p->i;
-    td_job b = {.list = {.index = io[1], .sizes = i + 4, .count = i[2], .k = (int)i[3], .wide = (int)i[1]},
+    td_job b = {.list = {.index = io[1], .sizes = i + 4, .count = i[2], .k = (int)i[3],
+                         .wide = (int)i[1]},
                 .bytes = i[0], .x = io[0], .y = io[2]};
     const int status = td_index_check(&b.list, "gather_nd");
     if (status || !b.bytes) return status;

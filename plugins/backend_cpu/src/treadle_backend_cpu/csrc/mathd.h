@@ -1,4 +1,4 @@
-/* float64 mathematics: as mathf.h, for double, below 4 ulp (most below 1.5). pow and rem call libm, element by element. */
+/* float64 mathematics: as mathf.h, for double, below 4 ulp. pow and rem call libm, one by one. */
 #ifndef TREADLE_MATHD_H
 #define TREADLE_MATHD_H
 #include <math.h>
@@ -11,7 +11,8 @@ TD_INLINE double td_pow_f64(double x, double y) { return pow(x, y); }
 TD_INLINE double td_rem_f64(double a, double b) { return fmod(a, b); }
 
 TD_INLINE double td_copysign_f64(double x, double s) {
-    return td_from_bits_f64((td_bits_f64(x) & 0x7fffffffffffffffu) | (td_bits_f64(s) & 0x8000000000000000u));
+    return td_from_bits_f64((td_bits_f64(x) & 0x7fffffffffffffffu) |
+                            (td_bits_f64(s) & 0x8000000000000000u));
 }
 
 TD_INLINE double td_round_f64(double x) {
@@ -51,19 +52,22 @@ TD_INLINE double td_min_f64(double a, double b) {
 
 /* ---- exponentials ---- */
 
-typedef struct { uint64_t n; double r; } td_exp_parts_f64;
+typedef struct {
+    uint64_t n;
+    double r;
+} td_exp_parts_f64;
 
 TD_INLINE td_exp_parts_f64 td_exp_split_f64(double x) {
     const double shift = 0x1.8p52;
     double t = x * 0x1.71547652b82fep+0 + shift, n = t - shift;
-    double r = x - n * 0x1.62e42fef00000p-1;                /* 33 bits: exact product */
+    double r = x - n * 0x1.62e42fef00000p-1; /* 33 bits: exact product */
     r = r - n * 0x1.473de6af278edp-34;
     return (td_exp_parts_f64){td_bits_f64(t) - td_bits_f64(shift), r};
 }
 
 /* exp(r) - 1 for |r| <= ln(2) / 2 */
 TD_INLINE double td_exp_tail_f64(double r) {
-    double p = 0x1.1fa17134062acp-29;                       /* 6.1e-20 */
+    double p = 0x1.1fa17134062acp-29; /* 6.1e-20 */
     p = p * r + 0x1.af71fa2f86ddfp-26;
     p = p * r + 0x1.27e4bcc3c0b88p-22;
     p = p * r + 0x1.71ddeca1ba575p-19;
@@ -90,7 +94,7 @@ TD_INLINE double td_expm1_f64(double x) {
     double c = x > 710.0 ? 710.0 : x;
     c = c < -60.0 ? -60.0 : c;
     td_exp_parts_f64 e = td_exp_split_f64(c);
-    double half = td_from_bits_f64((e.n + 1022u) << 52);    /* 2^(n-1): n may be 1024 */
+    double half = td_from_bits_f64((e.n + 1022u) << 52); /* 2^(n-1): n may be 1024 */
     double y = (half * td_exp_tail_f64(e.r) + (half - 0.5)) * 2.0;
     return td_abs_f64(x) < 0x1p-55 ? x : y;
 }
@@ -99,7 +103,8 @@ TD_INLINE double td_tanh_f64(double x) {
     double c = x > 19.1 ? 19.1 : x;
     c = c < -19.1 ? -19.1 : c;
     td_exp_parts_f64 e = td_exp_split_f64(c + c);
-    double scale = td_from_bits_f64((e.n + 1023u) << 52), m = scale * td_exp_tail_f64(e.r) + (scale - 1.0);
+    double scale = td_from_bits_f64((e.n + 1023u) << 52);
+    double m = scale * td_exp_tail_f64(e.r) + (scale - 1.0);
     double y = m / (m + 2.0);
     return td_abs_f64(x) < 0x1p-28 ? x : y;
 }
@@ -127,7 +132,7 @@ TD_INLINE double td_log_erfc_f64(double x) {
 
 TD_INLINE double td_erf_f64(double x) {
     double a = td_abs_f64(x), s = x * x;
-    double p = -0x1.adbc148bea0bbp-31;                      /* 7.5e-18 below 1 */
+    double p = -0x1.adbc148bea0bbp-31; /* 7.5e-18 below 1 */
     p = p * s + 0x1.d7d373b898563p-27;
     p = p * s - 0x1.5c232bb734419p-23;
     p = p * s + 0x1.b984a910d626bp-20;
@@ -151,7 +156,7 @@ TD_INLINE double td_erf_f64(double x) {
 /* log(2^k (1 + f)): with s = f / (2 + f) it is k ln 2 + f - f^2/2 + s (f^2/2 + R(s^2)) */
 TD_INLINE double td_log_sum_f64(double k, double f) {
     double s = f / (2.0 + f), z = s * s, h = 0.5 * f * f;
-    double q = 0x1.2f25e5437d2aap-3;                        /* 2.6e-18 */
+    double q = 0x1.2f25e5437d2aap-3; /* 2.6e-18 */
     q = q * z + 0x1.399ea769633d0p-3;
     q = q * z + 0x1.74665bda7da99p-3;
     q = q * z + 0x1.c71c518453812p-3;
@@ -164,15 +169,17 @@ TD_INLINE double td_log_sum_f64(double k, double f) {
 
 TD_INLINE double td_log_f64(double x) {
     double n = x < 0x1p-1022 ? x * 0x1p54 : x;
-    uint64_t u = td_bits_f64(n) - 0x3fe6a09e667f3bcdu;      /* sqrt(1/2) */
+    uint64_t u = td_bits_f64(n) - 0x3fe6a09e667f3bcdu; /* sqrt(1/2) */
     double k = (double)((int32_t)(u >> 32) >> 20) - (x < 0x1p-1022 ? 54.0 : 0.0);
-    double r = td_log_sum_f64(k, td_from_bits_f64((u & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu) - 1.0);
+    double m = td_from_bits_f64((u & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu);
+    double r = td_log_sum_f64(k, m - 1.0);
     r = x > 0 ? r : x == 0 ? -(double)INFINITY : (double)NAN;
     return x > 0x1.fffffffffffffp1023 ? x : r;
 }
 
 TD_INLINE double td_log1p_f64(double x) {
-    double w = 1.0 + x, b = w - 1.0, c = (1.0 - (w - b)) + (x - b);       /* 1 + x = w + c exactly */
+    /* 1 + x = w + c exactly */
+    double w = 1.0 + x, b = w - 1.0, c = (1.0 - (w - b)) + (x - b);
     uint64_t u = td_bits_f64(w) - 0x3fe6a09e667f3bcdu;
     int32_t k = (int32_t)(u >> 32) >> 20;
     double scale = td_from_bits_f64((uint64_t)(uint32_t)(1023 - TD_MIN(k, 1022)) << 52);
@@ -185,9 +192,13 @@ TD_INLINE double td_log1p_f64(double x) {
 
 /* ---- trigonometry ---- */
 
-/* x less n quarter turns, as r + low. pi/2 in four parts, three of 33 bits, so that below 2^20 turns every product but the
- * last is exact and what subtraction loses is caught; FMA would change nothing. */
-typedef struct { uint64_t turns; double r, low; } td_turn_parts_f64;
+/* x less n quarter turns, as r + low. pi/2 in four parts, three of 33 bits, so that below 2^20
+ * turns every product but the last is exact and what subtraction loses is caught; FMA changes
+ * nothing. */
+typedef struct {
+    uint64_t turns;
+    double r, low;
+} td_turn_parts_f64;
 
 TD_INLINE td_turn_parts_f64 td_turn_split_f64(double x, uint32_t *far) {
     const double shift = 0x1.8p52;
@@ -203,14 +214,14 @@ TD_INLINE td_turn_parts_f64 td_turn_split_f64(double x, uint32_t *far) {
 
 TD_INLINE double td_sin_or_cos_f64(td_turn_parts_f64 a) {
     double r = a.r, s = r * r, h = 0.5 * s, w = 1.0 - h;
-    double p = 0x1.5d80ee8f201c7p-33;                       /* 4.0e-18 */
+    double p = 0x1.5d80ee8f201c7p-33; /* 4.0e-18 */
     p = p * s - 0x1.ae5e2961175c6p-26;
     p = p * s + 0x1.71de352c20750p-19;
     p = p * s - 0x1.a01a019bbd36ep-13;
     p = p * s + 0x1.111111110f5f1p-7;
     p = p * s - 0x1.5555555555547p-3;
     double sine = r + (p * (s * r) + a.low * w);
-    double q = -0x1.8f9ad020ba9e7p-37;                      /* 5.5e-20 */
+    double q = -0x1.8f9ad020ba9e7p-37; /* 5.5e-20 */
     q = q * s + 0x1.1ee9c6a8e0375p-29;
     q = q * s - 0x1.27e4f7d4bcdf1p-22;
     q = q * s + 0x1.a01a019c6a8eep-16;
@@ -234,34 +245,54 @@ TD_INLINE double td_cos_near_f64(double x, uint32_t *far) {
 
 /* 2 / pi in words of 64 bits, a zero one before them. */
 static const uint64_t td_two_over_pi[20] = {
-    0, 0xa2f9836e4e441529u, 0xfc2757d1f534ddc0u, 0xdb6295993c439041u, 0xfe5163abdebbc561u,
-    0xb7246e3a424dd2e0u, 0x06492eea09d1921cu, 0xfe1deb1cb129a73eu, 0xe88235f52ebb4484u, 0xe99c7026b45f7e41u,
-    0x3991d639835339f4u, 0x9c845f8bbdf9283bu, 0x1ff897ffde05980fu, 0xef2f118b5a0a6d1fu, 0x6d367ecf27cb09b7u,
-    0x4f463f669e5fea2du, 0x7527bac7ebe5f17bu, 0x3d0739f78a5292eau, 0x6bfb5fb11f8d5d08u, 0x56033046fc7b6babu,
+    0,
+    0xa2f9836e4e441529u,
+    0xfc2757d1f534ddc0u,
+    0xdb6295993c439041u,
+    0xfe5163abdebbc561u,
+    0xb7246e3a424dd2e0u,
+    0x06492eea09d1921cu,
+    0xfe1deb1cb129a73eu,
+    0xe88235f52ebb4484u,
+    0xe99c7026b45f7e41u,
+    0x3991d639835339f4u,
+    0x9c845f8bbdf9283bu,
+    0x1ff897ffde05980fu,
+    0xef2f118b5a0a6d1fu,
+    0x6d367ecf27cb09b7u,
+    0x4f463f669e5fea2du,
+    0x7527bac7ebe5f17bu,
+    0x3d0739f78a5292eau,
+    0x6bfb5fb11f8d5d08u,
+    0x56033046fc7b6babu,
 };
 
-/* The same for any finite |x| > 2^20 (Payne and Hanek): x = m 2^e times only those 192 bits of 2/pi that decide the
- * quadrant and the fraction. No double comes nearer than 2^-62 to a multiple, so 128 bits of the fraction are left. */
+__extension__ typedef unsigned __int128 td_u128;
+
+/* The same for any finite |x| > 2^20 (Payne and Hanek): x = m 2^e times only those 192 bits of 2/pi
+ * that decide the quadrant and the fraction. No double comes nearer than 2^-62 to a multiple, so
+ * 128 bits of the fraction are left. */
 TD_INLINE td_turn_parts_f64 td_turn_split_any_f64(double x) {
     uint64_t u = td_bits_f64(x), m = (u & 0xfffffffffffffu) | 0x10000000000000u, f[3];
     int at = (int)(u >> 52 & 0x7ff) - 1075 + 62, word = at >> 6, shift = at & 63;
     for (int k = 0; k < 3; k++)
-        f[k] = td_two_over_pi[word + k] << shift | td_two_over_pi[word + k + 1] >> 1 >> (63 - shift);
-    unsigned __int128 low = (unsigned __int128)m * f[2], middle = (unsigned __int128)m * f[1] + (uint64_t)(low >> 64);
+        f[k] =
+            td_two_over_pi[word + k] << shift | td_two_over_pi[word + k + 1] >> 1 >> (63 - shift);
+    td_u128 low = (td_u128)m * f[2], middle = (td_u128)m * f[1] + (uint64_t)(low >> 64);
     uint64_t p0 = (uint64_t)low, p1 = (uint64_t)middle, p2 = m * f[0] + (uint64_t)(middle >> 64);
     uint64_t turns = p2 >> 62, high = p2 << 2 | p1 >> 62, next = p1 << 2 | p0 >> 62;
-    int below = (int)(high >> 63);                          /* the nearest multiple is the next one */
+    int below = (int)(high >> 63); /* the nearest multiple is the next one */
     turns += (uint64_t)below;
     high = below ? ~high : high;
-    next = below ? ~next : next;                            /* one unit in bit 128 does not matter */
+    next = below ? ~next : next; /* one unit in bit 128 does not matter */
     int zeros = high ? __builtin_clzll(high) : 63;
     high = zeros ? high << zeros | next >> (64 - zeros) : high;
-    unsigned __int128 product = (unsigned __int128)high * 0xc90fdaa22168c235u;      /* pi/2 2^63 */
+    td_u128 product = (td_u128)high * 0xc90fdaa22168c235u; /* pi/2 2^63 */
     double scale = td_from_bits_f64((uint64_t)(1023 - 127 - zeros) << 52);
-    double r = (double)(uint64_t)(product >> 75) * 0x1p75 * scale, rest = (double)(uint64_t)((product & (((unsigned __int128)1 << 75) - 1)) >> 11);
-    double rest_scaled = rest * 0x1p11 * scale;
-    int minus = below ^ (int)(u >> 63);
-    return (td_turn_parts_f64){u >> 63 ? 0u - turns : turns, minus ? -r : r, minus ? -rest_scaled : rest_scaled};
+    double sign = below ^ (int)(u >> 63) ? -1.0 : 1.0;
+    double r = (double)(uint64_t)(product >> 75) * 0x1p75; /* 53 bits at most */
+    double rest = (double)(uint64_t)(product >> 11) * 0x1p11;
+    return (td_turn_parts_f64){u >> 63 ? 0u - turns : turns, sign * scale * r, sign * scale * rest};
 }
 
 TD_INLINE double td_sin_any_f64(double x) {
@@ -291,7 +322,7 @@ TD_INLINE double td_atan2_f64(double y, double x) {
     int turned = low > 0x1.a827999fcef32p-2 * high;
     double up = turned ? low - high : low, down = turned ? low + high : high;
     double t = up / (down == 0 ? 1.0 : down), s = t * t;
-    double p = -0x1.255024ca3a92ep-6;                       /* 1.3e-18 */
+    double p = -0x1.255024ca3a92ep-6; /* 1.3e-18 */
     p = p * s + 0x1.37cadb81dd160p-5;
     p = p * s - 0x1.9ccef72822cfdp-5;
     p = p * s + 0x1.df0e8fec22bbep-5;

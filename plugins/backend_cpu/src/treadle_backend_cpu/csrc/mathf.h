@@ -1,17 +1,19 @@
-/* float32 mathematics without branches, tables or calls, so that gcc makes vector code of a loop over it.
+/* float32 mathematics without branches, tables or calls: gcc makes vector code of a loop over it.
  *
- * Errors stay below 2 ulp for exp and log and below 4 ulp elsewhere, over all numbers; subnormals, infinities, NaN and -0
- * give what C99 annex F says. Coefficients are minimax fits (Remez), their errors noted; none depends on contraction to FMA.
+ * Errors stay below 2 ulp for exp and log and below 4 ulp elsewhere, over all numbers; subnormals,
+ * infinities, NaN and -0 give what C99 annex F says. Coefficients are minimax fits (Remez), their
+ * errors noted beside them; nothing depends on contraction to FMA.
  *
- * Three functions cannot treat every argument this way: td_<name>_near_f32 sets *far where its result does not hold, and
- * td_<name>_any_f32 is slow and always right. td_<name>_f32 chooses by itself, for code that is not a loop. */
+ * Three functions cannot treat every argument this way: td_<name>_near_f32 sets *far where its
+ * result does not hold, and td_<name>_any_f32 is slow and always right. td_<name>_f32 chooses by
+ * itself, for code that is not a loop. */
 #ifndef TREADLE_MATHF_H
 #define TREADLE_MATHF_H
 #include <math.h>
 #include "scalar.h"
 
 TD_INLINE float td_abs_f32(float x) { return __builtin_fabsf(x); }
-/* By bits: a call of copysign behind a comparison would keep gcc from turning the comparison into a mask. */
+/* By bits: behind a comparison, a call of copysign would keep gcc from making a mask of it. */
 TD_INLINE float td_copysign_f32(float x, float s) {
     return td_from_bits_f32((td_bits_f32(x) & 0x7fffffffu) | (td_bits_f32(s) & 0x80000000u));
 }
@@ -58,21 +60,24 @@ TD_INLINE float td_min_f32(float a, float b) {
 /* ---- exponentials ---- */
 
 /* x = n ln 2 + r. Adding 1.5 * 2^23 rounds to an integer, which then stands in the low bits. */
-typedef struct { uint32_t n; float r; } td_exp_parts_f32;
+typedef struct {
+    uint32_t n;
+    float r;
+} td_exp_parts_f32;
 
 TD_INLINE td_exp_parts_f32 td_exp_split_f32(float x) {
     const float shift = 0x1.8p23f;
     float t = x * 0x1.715476p+0f + shift, n = t - shift;
-    float r = x - n * 0x1.62e400p-1f;                       /* 15 bits: exact product */
+    float r = x - n * 0x1.62e400p-1f; /* 15 bits: exact product */
     r = r - n * 0x1.7f7d1cp-20f;
     return (td_exp_parts_f32){td_bits_f32(t) - td_bits_f32(shift), r};
 }
 
 TD_INLINE float td_exp_f32(float x) {
-    float c = x > 89.0f ? 89.0f : x;                        /* a NaN passes both */
+    float c = x > 89.0f ? 89.0f : x; /* a NaN passes both */
     c = c < -105.0f ? -105.0f : c;
     td_exp_parts_f32 e = td_exp_split_f32(c);
-    float r = e.r, p = 0x1.6dbc4ep-10f;                     /* 3.4e-9 */
+    float r = e.r, p = 0x1.6dbc4ep-10f; /* 3.4e-9 */
     p = p * r + 0x1.124138p-7f;
     p = p * r + 0x1.555454p-5f;
     p = p * r + 0x1.555488p-3f;
@@ -88,23 +93,23 @@ TD_INLINE float td_expm1_f32(float x) {
     float c = x > 89.0f ? 89.0f : x;
     c = c < -40.0f ? -40.0f : c;
     td_exp_parts_f32 e = td_exp_split_f32(c);
-    float r = e.r, p = 0x1.6da126p-10f;                     /* 1.4e-8 of r */
+    float r = e.r, p = 0x1.6da126p-10f; /* 1.4e-8 of r */
     p = p * r + 0x1.122d86p-7f;
     p = p * r + 0x1.55547ep-5f;
     p = p * r + 0x1.5554a8p-3f;
     p = p * r + 0.5f;
     p = (p * r) * r + r;
-    float half = td_from_bits_f32((e.n + 126u) << 23);      /* 2^(n-1): n may be 128 */
+    float half = td_from_bits_f32((e.n + 126u) << 23); /* 2^(n-1): n may be 128 */
     float y = (half * p + (half - 0.5f)) * 2.0f;
-    return td_abs_f32(x) < 0x1p-26f ? x : y;                /* keeps -0 */
+    return td_abs_f32(x) < 0x1p-26f ? x : y; /* keeps -0 */
 }
 
-/* m / (m + 2) for m = exp(2x) - 1: one formula for all x, and m's error fades where the result nears 1. */
+/* m / (m + 2) for m = exp(2x) - 1: one formula for all x; m's error fades as the result nears 1. */
 TD_INLINE float td_tanh_f32(float x) {
     float c = x > 9.02f ? 9.02f : x;
     c = c < -9.02f ? -9.02f : c;
     td_exp_parts_f32 e = td_exp_split_f32(c + c);
-    float r = e.r, p = 0x1.6da126p-10f;                     /* as in expm1 */
+    float r = e.r, p = 0x1.6da126p-10f; /* as in expm1 */
     p = p * r + 0x1.122d86p-7f;
     p = p * r + 0x1.55547ep-5f;
     p = p * r + 0x1.5554a8p-3f;
@@ -115,18 +120,18 @@ TD_INLINE float td_tanh_f32(float x) {
     return td_abs_f32(x) < 0x1p-13f ? x : y;
 }
 
-/* x + x P(x^2) near 0, 1 - 2^R(x) beyond; both are cheaper than one quotient of the same accuracy. */
+/* x + x P(x^2) near 0, 1 - 2^R(x) beyond: both cost less than one quotient as accurate. */
 TD_INLINE float td_erf_f32(float x) {
     float a = td_abs_f32(x), s = x * x;
-    float p = -0x1.453aa2p-11f;                             /* 8.5e-9 below 0.875 */
+    float p = -0x1.453aa2p-11f; /* 8.5e-9 below 0.875 */
     p = p * s + 0x1.49ca0cp-8f;
     p = p * s - 0x1.b6f390p-6f;
     p = p * s + 0x1.ce2120p-4f;
     p = p * s - 0x1.81270cp-2f;
     p = p * s + 0x1.06eba6p-3f;
     float near = p * x + x;
-    float c = a > 4.0f ? 4.0f : a;                          /* erf(4) rounds to 1 */
-    float q = 0x1.300ff6p-12f;                              /* log2(erfc), 1.9e-9 of the result */
+    float c = a > 4.0f ? 4.0f : a; /* erf(4) rounds to 1 */
+    float q = 0x1.300ff6p-12f;     /* log2(erfc), 1.9e-9 of the result */
     q = q * c - 0x1.245f20p-8f;
     q = q * c + 0x1.08f986p-5f;
     q = q * c - 0x1.34400cp-3f;
@@ -134,21 +139,21 @@ TD_INLINE float td_erf_f32(float x) {
     q = q * c - 0x1.a094a0p+0f;
     q = q * c - 0x1.94229ep-13f;
     float t = q + 0x1.8p23f, r = q - (t - 0x1.8p23f);
-    float w = 0x1.5f8d1ep-10f;                              /* 2^r, 7.7e-8, and at most 0.22 of it counts */
+    float w = 0x1.5f8d1ep-10f; /* 2^r, 7.7e-8, of which 0.22 counts */
     w = w * r + 0x1.3d146ep-7f;
     w = w * r + 0x1.c6ae22p-5f;
     w = w * r + 0x1.ebf8fap-3f;
     w = w * r + 0x1.62e432p-1f;
     w = w * r + 0x1.000002p+0f;
     w = 1.0f - w * td_from_bits_f32((td_bits_f32(t) + (127u - 0x4b400000u)) << 23);
-    return a < 0.875f ? near : td_copysign_f32(w, x);       /* a NaN has passed through w */
+    return a < 0.875f ? near : td_copysign_f32(w, x); /* a NaN has passed through w */
 }
 
 /* ---- logarithms ---- */
 
 /* log(2^k (1 + f)) for f in [sqrt(1/2) - 1, sqrt(2) - 1] */
 TD_INLINE float td_log_sum_f32(float k, float f) {
-    float p = -0x1.428180p-4f;                              /* 6.1e-9 */
+    float p = -0x1.428180p-4f; /* 6.1e-9 */
     p = p * f + 0x1.083108p-3f;
     p = p * f - 0x1.0cf0aap-3f;
     p = p * f + 0x1.2261e8p-3f;
@@ -165,7 +170,7 @@ TD_INLINE float td_log_sum_f32(float k, float f) {
 TD_INLINE float td_log_f32(float x) {
     int tiny = x < 0x1p-126f;
     float n = tiny ? x * 0x1p23f : x;
-    uint32_t u = td_bits_f32(n) - 0x3f3504f3u;              /* sqrt(1/2) */
+    uint32_t u = td_bits_f32(n) - 0x3f3504f3u; /* sqrt(1/2) */
     float k = (float)((int32_t)u >> 23) - (tiny ? 23.0f : 0.0f);
     float r = td_log_sum_f32(k, td_from_bits_f32((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f);
     r = x > 0 ? r : x == 0 ? -INFINITY : NAN;
@@ -173,7 +178,8 @@ TD_INLINE float td_log_f32(float x) {
 }
 
 TD_INLINE float td_log1p_f32(float x) {
-    float w = 1.0f + x, b = w - 1.0f, c = (1.0f - (w - b)) + (x - b);     /* 1 + x = w + c exactly */
+    /* 1 + x = w + c exactly */
+    float w = 1.0f + x, b = w - 1.0f, c = (1.0f - (w - b)) + (x - b);
     uint32_t u = td_bits_f32(w) - 0x3f3504f3u;
     int32_t k = (int32_t)u >> 23;
     float scale = td_from_bits_f32((uint32_t)(127 - TD_MIN(k, 126)) << 23);
@@ -186,8 +192,11 @@ TD_INLINE float td_log1p_f32(float x) {
 
 /* ---- trigonometry ---- */
 
-/* Quarter turns and what is left of them, in double: below 2^20 turns the first product is exact. */
-typedef struct { uint32_t turns; float r; } td_turn_parts_f32;
+/* Quarter turns and what is left, in double: below 2^20 turns the first product is exact. */
+typedef struct {
+    uint32_t turns;
+    float r;
+} td_turn_parts_f32;
 
 TD_INLINE td_turn_parts_f32 td_turn_split_f32(float x, uint32_t *far) {
     const double shift = 0x1.8p52;
@@ -201,15 +210,16 @@ TD_INLINE td_turn_parts_f32 td_turn_split_f32(float x, uint32_t *far) {
 
 TD_INLINE float td_sin_or_cos_f32(td_turn_parts_f32 a) {
     float r = a.r, s = r * r;
-    float sine = ((-0x1.992c02p-13f * s + 0x1.1106fcp-7f) * s - 0x1.555544p-3f) * (s * r) + r;                /* 3.9e-9 */
-    float cosine = ((0x1.99e368p-16f * s - 0x1.6c0c24p-10f) * s + 0x1.55554ap-5f) * (s * s) - 0.5f * s + 1.0f;  /* 1.1e-10 */
+    float p = (-0x1.992c02p-13f * s + 0x1.1106fcp-7f) * s - 0x1.555544p-3f; /* 3.9e-9 */
+    float q = (0x1.99e368p-16f * s - 0x1.6c0c24p-10f) * s + 0x1.55554ap-5f; /* 1.1e-10 */
+    float sine = p * (s * r) + r, cosine = q * (s * s) - 0.5f * s + 1.0f;
     float y = a.turns & 1u ? cosine : sine;
     return td_from_bits_f32(td_bits_f32(y) ^ ((a.turns & 2u) << 30));
 }
 
 TD_INLINE float td_sin_near_f32(float x, uint32_t *far) {
     float y = td_sin_or_cos_f32(td_turn_split_f32(x, far));
-    return x == 0 ? x : y;                                  /* keeps -0 */
+    return x == 0 ? x : y; /* keeps -0 */
 }
 
 TD_INLINE float td_cos_near_f32(float x, uint32_t *far) {
@@ -220,10 +230,20 @@ TD_INLINE float td_cos_near_f32(float x, uint32_t *far) {
 
 TD_INLINE float td_sin_any_f32(float x) { return (float)sin((double)x); }
 TD_INLINE float td_cos_any_f32(float x) { return (float)cos((double)x); }
-TD_INLINE float td_sin_f32(float x) { uint32_t far = 0; float y = td_sin_near_f32(x, &far); return far ? td_sin_any_f32(x) : y; }
-TD_INLINE float td_cos_f32(float x) { uint32_t far = 0; float y = td_cos_near_f32(x, &far); return far ? td_cos_any_f32(x) : y; }
 
-/* The smaller over the larger side, turned by 45 degrees where that makes it smaller: |t| <= tan(pi/8). */
+TD_INLINE float td_sin_f32(float x) {
+    uint32_t far = 0;
+    float y = td_sin_near_f32(x, &far);
+    return far ? td_sin_any_f32(x) : y;
+}
+
+TD_INLINE float td_cos_f32(float x) {
+    uint32_t far = 0;
+    float y = td_cos_near_f32(x, &far);
+    return far ? td_cos_any_f32(x) : y;
+}
+
+/* The smaller over the larger side, turned by 45 degrees if that is smaller: |t| <= tan(pi/8). */
 TD_INLINE float td_atan2_f32(float y, float x) {
     float ax = td_abs_f32(x), ay = td_abs_f32(y);
     float low = ax < ay ? ax : ay, high = ax < ay ? ay : ax;
@@ -234,7 +254,7 @@ TD_INLINE float td_atan2_f32(float y, float x) {
     int turned = low > 0x1.a8279ap-2f * high;
     float up = turned ? low - high : low, down = turned ? low + high : high;
     float t = up / (down == 0 ? 1.0f : down), s = t * t;
-    float p = -0x1.f21d1cp-5f;                              /* 6.6e-10 */
+    float p = -0x1.f21d1cp-5f; /* 6.6e-10 */
     p = p * s + 0x1.b1f7e6p-4f;
     p = p * s - 0x1.23b61cp-3f;
     p = p * s + 0x1.9991a6p-3f;
@@ -251,10 +271,13 @@ TD_INLINE float td_atan2_f32(float y, float x) {
 
 /* log2 of a positive number, relative error 1e-11 */
 TD_INLINE double td_log2_wide(float x) {
-    uint64_t u = td_bits_f64((double)x) - 0x3fe6a09e667f3bcdu;       /* sqrt(1/2) */
+    uint64_t u = td_bits_f64((double)x) - 0x3fe6a09e667f3bcdu; /* sqrt(1/2) */
     double m = td_from_bits_f64((u & 0xfffffffffffffu) + 0x3fe6a09e667f3bcdu);
     double s = (m - 1.0) / (m + 1.0), z = s * s;
-    double p = ((0x1.e313e7fb6a30ep-3 * z + 0x1.24381da66aa3bp-2) * z + 0x1.999a7d3bad6fdp-2) * z + 0x1.555554fc3f424p-1;
+    double p = 0x1.e313e7fb6a30ep-3;
+    p = p * z + 0x1.24381da66aa3bp-2;
+    p = p * z + 0x1.999a7d3bad6fdp-2;
+    p = p * z + 0x1.555554fc3f424p-1;
     double ln = p * (z * s) + 2.0 * s;
     return ln * 0x1.71547652b82fep+0 + (double)((int32_t)(u >> 32) >> 20);
 }
@@ -262,7 +285,7 @@ TD_INLINE double td_log2_wide(float x) {
 TD_INLINE double td_exp2_wide(double t) {
     const double shift = 0x1.8p52;
     double w = t + shift, r = t - (w - shift);
-    double p = 0x1.44a109bcd748dp-13;                       /* 2.0e-9 */
+    double p = 0x1.44a109bcd748dp-13; /* 2.0e-9 */
     p = p * r + 0x1.5f51d89b9a605p-10;
     p = p * r + 0x1.3b298a39159b0p-7;
     p = p * r + 0x1.c6aeba00258e7p-5;
@@ -278,7 +301,7 @@ TD_INLINE float td_pow_f32(float x, float y) {
     l = ax == 0 ? -(double)INFINITY : l;
     l = ax > 0x1.fffffep127f ? (double)INFINITY : l;
     double t = (double)y * l;
-    t = l == 0 ? 0.0 : t;                                   /* 1 to any power, infinite ones too */
+    t = l == 0 ? 0.0 : t; /* 1 to any power, infinite ones too */
     t = t > 130.0 ? 130.0 : t;
     t = t < -160.0 ? -160.0 : t;
     float r = (float)td_exp2_wide(t);
@@ -294,22 +317,28 @@ TD_INLINE double td_whole_part(double q) {
 #if defined(__SSE4_1__) || !defined(__x86_64__)
     return __builtin_trunc(q);
 #else
-    return (double)(int32_t)(q < 0x1p28 ? q : 0.0);         /* enough for the remainder below */
+    return (double)(int32_t)(q < 0x1p28 ? q : 0.0); /* enough for the remainder below */
 #endif
 }
 
-/* The sign of a, magnitude below |b|. A quotient below 2^28 times b is exact in double, and so is what is left. */
+/* The sign of a, magnitude below |b|. A quotient below 2^28 times b is exact in double, and so is
+ * what is left. */
 TD_INLINE float td_rem_near_f32(float a, float b, uint32_t *far) {
     double x = (double)td_abs_f32(a), y = (double)td_abs_f32(b), q = x / y;
     double r = x - td_whole_part(q) * y;
-    r = r < 0 ? r + y : r;                                  /* the quotient was rounded up to an integer */
+    r = r < 0 ? r + y : r; /* the quotient was rounded up to an integer */
     r = r >= y ? r - y : r;
-    *far |= (uint32_t)((q >= 0x1p28) & (q <= 0x1p278));     /* not for 1/0 and inf/1 */
+    *far |= (uint32_t)((q >= 0x1p28) & (q <= 0x1p278)); /* not for 1/0 and inf/1 */
     r = y > 0x1.fffffep127 ? x : r;
     float s = td_copysign_f32((float)r, a);
-    return (y > 0) & (x <= 0x1.fffffep127) ? s : NAN;       /* also where a or b is a NaN */
+    return (y > 0) & (x <= 0x1.fffffep127) ? s : NAN; /* also where a or b is a NaN */
 }
 
 TD_INLINE float td_rem_any_f32(float a, float b) { return fmodf(a, b); }
-TD_INLINE float td_rem_f32(float a, float b) { uint32_t far = 0; float r = td_rem_near_f32(a, b, &far); return far ? td_rem_any_f32(a, b) : r; }
+
+TD_INLINE float td_rem_f32(float a, float b) {
+    uint32_t far = 0;
+    float r = td_rem_near_f32(a, b, &far);
+    return far ? td_rem_any_f32(a, b) : r;
+}
 #endif

@@ -1,12 +1,15 @@
 /* Optimizer steps and gradient clipping over lists of tensors, one call for all of them.
  *
- * The elements of all tensors form one sequence that is cut into tasks of GRAIN, so sixty small tensors cost one fork-join and
- * a few tiny ones none. The half types are converted to float32 a tile at a time. Outputs may be their inputs.
+ * The elements of all tensors form one sequence that is cut into tasks of GRAIN, so sixty small
+ * tensors cost one fork-join and a few tiny ones none. The half types are converted to float32 a
+ * tile at a time. Outputs may be their inputs.
  *
- * Formulas are those of PyTorch's single-tensor steps. Adam's sqrt(v) / root + eps is used as (sqrt(v) + eps * root) / root,
- * which saves a division. Denormals: while a float32 or float64 step with eps above 1e-30 (Adam) or momentum (SGD) runs,
- * the processor takes numbers below the smallest normal one (1e-38 for float32) for 0. A moment that decays under a zero
- * gradient would otherwise make the step some twenty times slower long before it could move a parameter again. */
+ * Formulas are those of PyTorch's single-tensor steps. Adam's sqrt(v) / root + eps is used as
+ * (sqrt(v) + eps * root) / root, which saves a division. Denormals: while a float32 or float64
+ * step with eps above 1e-30 (Adam) or momentum (SGD) runs, the processor takes numbers below the
+ * smallest normal one (1e-38 for float32) for 0. A moment that decays under a zero gradient
+ * would otherwise make the step some twenty times slower long before it could move a parameter
+ * again. */
 #include <math.h>
 #include <string.h>
 #include "scalar.h"
@@ -58,8 +61,11 @@ static int64_t tensor_of(const td_job *b, int64_t e) {
     return low;
 }
 
-/* Cuts inside a tensor are moved up to a multiple of ALIGN elements: both neighbours agree on them. */
-static int64_t cut(int64_t e, int64_t size) { return e <= 0 ? 0 : TD_MIN(size, (e + ALIGN - 1) / ALIGN * ALIGN); }
+/* Cuts inside a tensor are moved up to a multiple of ALIGN elements: both neighbours agree on
+ * them. */
+static int64_t cut(int64_t e, int64_t size) {
+    return e <= 0 ? 0 : TD_MIN(size, (e + ALIGN - 1) / ALIGN * ALIGN);
+}
 
 static void task(int64_t t, void *ctx) {
     td_job *b = ctx;
@@ -114,28 +120,30 @@ static void apply(const td_job *b, td_step step, int64_t k, int64_t from, int64_
 /* ---- SGD: lists p, g, buf to p, buf; buf only with momentum ---- */
 
 /* kind: 0 no momentum, 1 momentum, 2 the first step, whose buffer is the gradient. */
-#define SGD(name, T)                                                                                 \
-    TD_INLINE void name##_loop(const td_job *b, char **in, char **out, int64_t n, int kind) {        \
-        const T lr = (T)b->lr, mu = (T)b->momentum, keep = (T)b->keep, decay = (T)b->decay, sign = (T)b->sign; \
-        const int decays = b->decay != 0, nesterov = b->nesterov;                                    \
-        const T *p = (const T *)in[0], *g = (const T *)in[1], *v = (const T *)in[kind == 1 ? 2 : 0]; \
-        T *new_p = (T *)out[0], *new_v = (T *)out[kind ? 1 : 0];                                     \
-        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                                       \
-            const T x = p[j], pull = decay * x;                                                      \
-            T d = sign * g[j];                                                                       \
-            d = decays ? d + pull : d;                                                               \
-            if (kind) {                                                                              \
-                const T buf = kind == 1 ? mu * v[j] + keep * d : d, ahead = d + mu * buf;            \
-                new_v[j] = buf;                                                                      \
-                d = nesterov ? ahead : buf;                                                          \
-            }                                                                                        \
-            new_p[j] = x - lr * d;                                                                   \
-        }                                                                                            \
-    }                                                                                                \
-    static void name(const td_job *b, char **in, char **out, int64_t n) {                            \
-        if (b->lists_out == 1) name##_loop(b, in, out, n, 0);                                        \
-        else if (!b->first) name##_loop(b, in, out, n, 1);                                           \
-        else name##_loop(b, in, out, n, 2);                                                          \
+#define SGD(name, T)                                                                          \
+    TD_INLINE void name##_loop(const td_job *b, char **in, char **out, int64_t n, int kind) { \
+        const T lr = (T)b->lr, mu = (T)b->momentum, keep = (T)b->keep, decay = (T)b->decay;   \
+        const T sign = (T)b->sign;                                                            \
+        const int decays = b->decay != 0, nesterov = b->nesterov;                             \
+        const T *p = (const T *)in[0], *g = (const T *)in[1];                                 \
+        const T *v = (const T *)in[kind == 1 ? 2 : 0];                                        \
+        T *new_p = (T *)out[0], *new_v = (T *)out[kind ? 1 : 0];                              \
+        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                                \
+            const T x = p[j], pull = decay * x;                                               \
+            T d = sign * g[j];                                                                \
+            d = decays ? d + pull : d;                                                        \
+            if (kind) {                                                                       \
+                const T buf = kind == 1 ? mu * v[j] + keep * d : d, ahead = d + mu * buf;     \
+                new_v[j] = buf;                                                               \
+                d = nesterov ? ahead : buf;                                                   \
+            }                                                                                 \
+            new_p[j] = x - lr * d;                                                            \
+        }                                                                                     \
+    }                                                                                         \
+    static void name(const td_job *b, char **in, char **out, int64_t n) {                     \
+        if (b->lists_out == 1) name##_loop(b, in, out, n, 0);                                 \
+        else if (!b->first) name##_loop(b, in, out, n, 1);                                    \
+        else name##_loop(b, in, out, n, 2);                                                   \
     }
 SGD(sgd_f32, float)
 SGD(sgd_f64, double)
@@ -147,21 +155,22 @@ static void sgd_piece(td_job *b, int64_t k, int64_t from, int64_t n, int64_t t) 
 
 /* ---- Adam: lists p, g, m, v to p, m, v ---- */
 
-#define ADAM(name, T, SQRT)                                                                          \
-    static void name(const td_job *b, char **in, char **out, int64_t n) {                            \
-        const T c1 = (T)(1 - b->beta1), b2 = (T)b->beta2, c2 = (T)(1 - b->beta2), eps = (T)b->eps,   \
-                step = (T)b->step, shrink = (T)b->shrink, decay = (T)b->decay, sign = (T)b->sign;    \
-        const int decays = b->decay != 0;                                                            \
-        const T *p = (const T *)in[0], *g = (const T *)in[1], *m = (const T *)in[2], *v = (const T *)in[3]; \
-        T *new_p = (T *)out[0], *new_m = (T *)out[1], *new_v = (T *)out[2];                          \
-        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                                       \
-            const T x = p[j], pull = decay * x;                                                      \
-            T d = sign * g[j];                                                                       \
-            d = decays ? d + pull : d;                                                               \
-            const T a = m[j] + c1 * (d - m[j]), s = b2 * v[j] + c2 * (d * d);                        \
-            new_m[j] = a, new_v[j] = s;                                                              \
-            new_p[j] = x * shrink - step * (a / (SQRT(s) + eps));                                    \
-        }                                                                                            \
+#define ADAM(name, T, SQRT)                                                                        \
+    static void name(const td_job *b, char **in, char **out, int64_t n) {                          \
+        const T c1 = (T)(1 - b->beta1), b2 = (T)b->beta2, c2 = (T)(1 - b->beta2), eps = (T)b->eps, \
+                step = (T)b->step, shrink = (T)b->shrink, decay = (T)b->decay, sign = (T)b->sign;  \
+        const int decays = b->decay != 0;                                                          \
+        const T *p = (const T *)in[0], *g = (const T *)in[1];                                      \
+        const T *m = (const T *)in[2], *v = (const T *)in[3];                                      \
+        T *new_p = (T *)out[0], *new_m = (T *)out[1], *new_v = (T *)out[2];                        \
+        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                                     \
+            const T x = p[j], pull = decay * x;                                                    \
+            T d = sign * g[j];                                                                     \
+            d = decays ? d + pull : d;                                                             \
+            const T a = m[j] + c1 * (d - m[j]), s = b2 * v[j] + c2 * (d * d);                      \
+            new_m[j] = a, new_v[j] = s;                                                            \
+            new_p[j] = x * shrink - step * (a / (SQRT(s) + eps));                                  \
+        }                                                                                          \
     }
 ADAM(adam_f32, float, __builtin_sqrtf)
 ADAM(adam_f64, double, __builtin_sqrt)
@@ -174,24 +183,25 @@ static void adam_piece(td_job *b, int64_t k, int64_t from, int64_t n, int64_t t)
 /* ---- clipping by the norm of everything ---- */
 
 /* The sum of squares in double: no square of a float32 overflows or vanishes there. */
-#define SQUARES(name, T)                                                                             \
-    static double name(const T *x, int64_t n) {                                                      \
-        typedef double V __attribute__((vector_size(TD_VEC)));                                       \
-        typedef T Q __attribute__((vector_size(TD_VEC / 8 * sizeof(T)), aligned(sizeof(T)), may_alias)); \
-        enum { L = TD_VEC / 8 };                                                                     \
-        V a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0};                                                    \
-        int64_t j = 0;                                                                               \
-        for (; j + 4 * L <= n; j += 4 * L) {                                                         \
-            const Q *q = (const Q *)(x + j);                                                         \
-            const V x0 = __builtin_convertvector(q[0], V), x1 = __builtin_convertvector(q[1], V),    \
-                    x2 = __builtin_convertvector(q[2], V), x3 = __builtin_convertvector(q[3], V);    \
-            a0 += x0 * x0, a1 += x1 * x1, a2 += x2 * x2, a3 += x3 * x3;                              \
-        }                                                                                            \
-        a0 += a1, a2 += a3, a0 += a2;                                                                \
-        double sum = 0;                                                                              \
-        for (int k = 0; k < L; k++) sum += a0[k];                                                    \
-        for (; j < n; j++) sum += (double)x[j] * x[j];                                               \
-        return sum;                                                                                  \
+#define SQUARES(name, T)                                                                          \
+    static double name(const T *x, int64_t n) {                                                   \
+        typedef double V __attribute__((vector_size(TD_VEC)));                                    \
+        typedef T Q __attribute__((vector_size(TD_VEC / 8 * sizeof(T)), aligned(sizeof(T)),       \
+                                   may_alias));                                                   \
+        enum { L = TD_VEC / 8 };                                                                  \
+        V a0 = {0}, a1 = {0}, a2 = {0}, a3 = {0};                                                 \
+        int64_t j = 0;                                                                            \
+        for (; j + 4 * L <= n; j += 4 * L) {                                                      \
+            const Q *q = (const Q *)(x + j);                                                      \
+            const V x0 = __builtin_convertvector(q[0], V), x1 = __builtin_convertvector(q[1], V), \
+                    x2 = __builtin_convertvector(q[2], V), x3 = __builtin_convertvector(q[3], V); \
+            a0 += x0 * x0, a1 += x1 * x1, a2 += x2 * x2, a3 += x3 * x3;                           \
+        }                                                                                         \
+        a0 += a1, a2 += a3, a0 += a2;                                                             \
+        double sum = 0;                                                                           \
+        for (int k = 0; k < L; k++) sum += a0[k];                                                 \
+        for (; j < n; j++) sum += (double)x[j] * x[j];                                            \
+        return sum;                                                                               \
     }
 SQUARES(squares_f32, float)
 SQUARES(squares_f64, double)
@@ -208,11 +218,11 @@ static void squares_piece(td_job *b, int64_t k, int64_t from, int64_t n, int64_t
         }
 }
 
-#define SCALE(name, T)                                                                               \
-    static void name(const td_job *b, char **in, char **out, int64_t n) {                            \
-        const T scale = (T)b->scale, *x = (const T *)in[0];                                          \
-        T *y = (T *)out[0];                                                                          \
-        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) y[j] = x[j] * scale;                    \
+#define SCALE(name, T)                                                            \
+    static void name(const td_job *b, char **in, char **out, int64_t n) {         \
+        const T scale = (T)b->scale, *x = (const T *)in[0];                       \
+        T *y = (T *)out[0];                                                       \
+        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) y[j] = x[j] * scale; \
     }
 SCALE(scale_f32, float)
 SCALE(scale_f64, double)
@@ -232,22 +242,26 @@ static void write_float(int dtype, double x, char *y) {
 
 static td_job job(const td_plan *p, char **io, int attributes, int lists_in, int lists_out) {
     const int dtype = (int)p->i[0];
-    return (td_job){.dtype = dtype, .size = td_dtype_size[dtype], .n = p->i[1], .start = p->i + 2 + attributes,
-                    .in = io, .out = io + p->n_in, .lists_in = lists_in, .lists_out = lists_out};
+    return (td_job){.dtype = dtype, .size = td_dtype_size[dtype], .n = p->i[1],
+                    .start = p->i + 2 + attributes, .in = io, .out = io + p->n_in,
+                    .lists_in = lists_in, .lists_out = lists_out};
 }
 
-/* i: ..., nesterov, maximize, first; f: momentum, dampening, weight decay. The last input is lr, a double. */
+/* i: ..., nesterov, maximize, first; f: momentum, dampening, weight decay. The last input is lr,
+ * a double. */
 static int KERNEL(sgd_step)(const td_plan *p, char **io) {
     const int with_buf = p->f[0] != 0;
     td_job b = job(p, io, 3, 2 + with_buf, 1 + with_buf);
     b.piece = sgd_piece, b.flush = with_buf && b.dtype >= TD_F32;
     b.nesterov = (int)p->i[2], b.sign = p->i[3] ? -1 : 1, b.first = (int)p->i[4];
-    b.momentum = p->f[0], b.keep = 1 - p->f[1], b.decay = p->f[2], b.lr = *(const double *)io[p->n_in - 1];
+    b.momentum = p->f[0], b.keep = 1 - p->f[1], b.decay = p->f[2];
+    b.lr = *(const double *)io[p->n_in - 1];
     td_parallel(tasks(&b), task, &b);
     return TD_OK;
 }
 
-/* i: ..., decoupled, maximize; f: beta1, beta2, eps, weight decay. The last inputs are lr and the step, doubles. */
+/* i: ..., decoupled, maximize; f: beta1, beta2, eps, weight decay. The last inputs are lr and
+ * the step, doubles. */
 static int KERNEL(adam_step)(const td_plan *p, char **io) {
     td_job b = job(p, io, 2, 4, 3);
     const double lr = *(const double *)io[p->n_in - 2], t = *(const double *)io[p->n_in - 1];
@@ -255,7 +269,8 @@ static int KERNEL(adam_step)(const td_plan *p, char **io) {
     const double root = sqrt(1 - pow(b.beta2, t));
     b.piece = adam_piece, b.flush = p->f[2] > 1e-30 && b.dtype >= TD_F32;
     b.step = lr / (1 - pow(b.beta1, t)) * root, b.eps = p->f[2] * root;
-    b.sign = p->i[3] ? -1 : 1, b.shrink = p->i[2] ? 1 - lr * p->f[3] : 1, b.decay = p->i[2] ? 0 : p->f[3];
+    b.sign = p->i[3] ? -1 : 1;
+    b.shrink = p->i[2] ? 1 - lr * p->f[3] : 1, b.decay = p->i[2] ? 0 : p->f[3];
     td_parallel(tasks(&b), task, &b);
     return TD_OK;
 }

@@ -1,21 +1,29 @@
-/* Random numbers that are equal bit by bit on every machine: Threefry-2x32-20 (Salmon et al., SC 2011) and exact steps.
+/* Random numbers that are equal bit by bit on every machine: Threefry-2x32-20 (Salmon et al., SC
+ * 2011) and exact steps.
  *
- * The state is four words: seed and call number. key = threefry(seed, call number); pair p of words is threefry(key, p),
- * giving words 2p and 2p + 1 of the result in row-major order. A float64 takes a whole pair, everything else one word.
+ * The state is four words: seed and call number. key = threefry(seed, call number); pair p of words
+ * is threefry(key, p), giving words 2p and 2p + 1 of the result in row-major order. A float64 takes
+ * a whole pair, everything else one word.
  *
- *   uniform   f32: bitcast(word >> 9 | bits of 1.0f) - 1; f64: bitcast((w0 << 32 | w1) >> 12 | bits of 1.0) - 1;
- *             f16, bf16: the f32 uniform with the mantissa bits cleared that the type lacks (so it stays below 1)
+ *   uniform   f32: bitcast(word >> 9 | bits of 1.0f) - 1;
+ *             f64: bitcast((w0 << 32 | w1) >> 12 | bits of 1.0) - 1;
+ *             f16, bf16: the f32 uniform with the mantissa bits cleared that the type lacks, so
+ *             that it stays below 1
  *   normal    x = (2u - 1) + 2^-24 (f64: 2^-53), odd multiples of that, symmetric, never 0 or 1;
- *             w = -log((1 - x) * (1 + x)); z = sqrt(2) * (P(w) * x), sqrt(2) * erfinv(x) by Giles (2010)
+ *             w = -log((1 - x) * (1 + x)); z = sqrt(2) * (P(w) * x), which is sqrt(2) * erfinv(x)
+ *             by Giles, "Approximating the erfinv function" (2010)
  *   log(t)    b = bits(t) + (bits of 1 - bits of sqrt(1/2)); k = (b >> mantissa) - bias;
- *             m = bitcast((b & mantissa mask) + bits of sqrt(1/2)), so t = 2^k m with m in [sqrt(1/2), sqrt(2));
- *             f = m - 1; s = f / (2 + f); z = s * s; R = z * horner(LOG, z); h = (0.5 * f) * f;
+ *             m = bitcast((b & mantissa mask) + bits of sqrt(1/2)), so that t = 2^k m with m in
+ *             [sqrt(1/2), sqrt(2)); f = m - 1; s = f / (2 + f); z = s * s;
+ *             R = z * horner(LOG, z); h = (0.5 * f) * f;
  *             (((s * (h + R) + k * LN2_LO) - h) + f) + k * LN2_HI
- *   dropout   u < p ? 0 : x * (1 / (1 - p)) with the f32 uniform of the element, p rounded to float32, the factor computed
- *             in double and rounded to the compute type (float32 for half types)
+ *   dropout   u < p ? 0 : x * (1 / (1 - p)) with the f32 uniform of the element, p rounded to
+ *             float32, the factor computed in double and rounded to the compute type (float32 for
+ *             half types)
  *
- * Every +, -, *, / and square root is rounded on its own, hence the pragma; polynomials start at the highest power.
- * Where a formula has branches, the coefficients are selected instead: leading zeros leave a polynomial as it is. */
+ * Every +, -, *, / and square root is rounded on its own, hence the pragma; polynomials start at
+ * the highest power. Where a formula has branches, the coefficients are selected instead: leading
+ * zeros leave a polynomial as it is. */
 #pragma GCC optimize("fp-contract=off")
 #include "scalar.h"
 
@@ -26,12 +34,12 @@ typedef struct { uint32_t k0, k1; } td_key;
 #define ROTATE(x, d) ((x) << (d) | (x) >> (32 - (d)))
 #define ROUND(d) x0 += x1, x1 = ROTATE(x1, d) ^ x0;
 #define INJECT(a, b, n) x0 += (a), x1 += (b) + (n);
-#define THREEFRY(k0, k1, k2)                                                          \
-    x0 += (k0), x1 += (k1);                                                           \
-    ROUND(13) ROUND(15) ROUND(26) ROUND(6) INJECT(k1, k2, 1)                          \
-    ROUND(17) ROUND(29) ROUND(16) ROUND(24) INJECT(k2, k0, 2)                         \
-    ROUND(13) ROUND(15) ROUND(26) ROUND(6) INJECT(k0, k1, 3)                          \
-    ROUND(17) ROUND(29) ROUND(16) ROUND(24) INJECT(k1, k2, 4)                         \
+#define THREEFRY(k0, k1, k2)                                  \
+    x0 += (k0), x1 += (k1);                                   \
+    ROUND(13) ROUND(15) ROUND(26) ROUND(6) INJECT(k1, k2, 1)  \
+    ROUND(17) ROUND(29) ROUND(16) ROUND(24) INJECT(k2, k0, 2) \
+    ROUND(13) ROUND(15) ROUND(26) ROUND(6) INJECT(k0, k1, 3)  \
+    ROUND(17) ROUND(29) ROUND(16) ROUND(24) INJECT(k1, k2, 4) \
     ROUND(13) ROUND(15) ROUND(26) ROUND(6) INJECT(k2, k0, 5)
 
 static td_key call_key(const char *state) {
@@ -43,9 +51,11 @@ static td_key call_key(const char *state) {
     return (td_key){x0, x1};
 }
 
-/* The words of pairs p..p+PAIRS-1; p is a multiple of PAIRS, so the low half of the counter does not overflow. */
+/* The words of pairs p..p+PAIRS-1; p is a multiple of PAIRS, so the low half of the counter does
+ * not overflow. */
 static void pairs(td_key key, uint64_t p, uint32_t *TD_RESTRICT w0, uint32_t *TD_RESTRICT w1) {
-    const uint32_t k0 = key.k0, k1 = key.k1, k2 = k0 ^ k1 ^ 0x1bd11bda, low = (uint32_t)p, high = (uint32_t)(p >> 32);
+    const uint32_t k0 = key.k0, k1 = key.k1, k2 = k0 ^ k1 ^ 0x1bd11bda;
+    const uint32_t low = (uint32_t)p, high = (uint32_t)(p >> 32);
     for (uint32_t j = 0; j < PAIRS; j++) {
         uint32_t x0 = low + j, x1 = high;
         THREEFRY(k0, k1, k2)
@@ -85,7 +95,8 @@ TD_INLINE float log_f32(float t) {
     r = r * z + (float)0.40000972152;
     r = r * z + (float)0.66666662693;
     r = z * r;
-    return (((s * (h + r) + k * (float)9.0580006145e-06) - h) + f) + k * (float)6.9313812256e-01;
+    const float high = (float)6.9313812256e-01, low = (float)9.0580006145e-06;
+    return (((s * (h + r) + k * low) - h) + f) + k * high;
 }
 
 TD_INLINE double log_f64(double t) {
@@ -101,14 +112,17 @@ TD_INLINE double log_f64(double t) {
     r = r * z + 3.999999999940941908e-01;
     r = r * z + 6.666666666666735130e-01;
     r = z * r;
-    return (((s * (h + r) + k * 1.90821492927058770002e-10) - h) + f) + k * 6.93147180369123816490e-01;
+    const double high = 6.93147180369123816490e-01, low = 1.90821492927058770002e-10;
+    return (((s * (h + r) + k * low) - h) + f) + k * high;
 }
 
 /* Coefficients of P(w): w < 5 in w - 2.5, else in sqrt(w) - 3. */
 static const float erfinv_f32[9][2] = {
-    {2.81022636e-08, -0.000200214257}, {3.43273939e-07, 0.000100950558}, {-3.5233877e-06, 0.00134934322},
-    {-4.39150654e-06, -0.00367342844}, {0.00021858087, 0.00573950773},   {-0.00125372503, -0.0076224613},
-    {-0.00417768164, 0.00943887047},   {0.246640727, 1.00167406},        {1.50140941, 2.83297682}};
+    {2.81022636e-08, -0.000200214257}, {3.43273939e-07, 0.000100950558},
+    {-3.5233877e-06, 0.00134934322},   {-4.39150654e-06, -0.00367342844},
+    {0.00021858087, 0.00573950773},    {-0.00125372503, -0.0076224613},
+    {-0.00417768164, 0.00943887047},   {0.246640727, 1.00167406},
+    {1.50140941, 2.83297682}};
 
 TD_INLINE float normal_f32(float u) {
     const float x = (2.0f * u - 1.0f) + 0x1p-24f;
@@ -197,18 +211,20 @@ HALF_TILE(uniform_tile_bf16, uniforms_f32, TOWARD_ZERO_BF16)
 HALF_TILE(normal_tile_f16, normals_f32, td_f32_to_f16)
 HALF_TILE(normal_tile_bf16, normals_f32, td_f32_to_bf16)
 
-static const td_tile uniform_tiles[] = {uniform_tile_f16, uniform_tile_bf16, uniform_tile_f32, uniform_tile_f64};
-static const td_tile normal_tiles[] = {normal_tile_f16, normal_tile_bf16, normal_tile_f32, normal_tile_f64};
+static const td_tile uniform_tiles[] = {
+    uniform_tile_f16, uniform_tile_bf16, uniform_tile_f32, uniform_tile_f64};
+static const td_tile normal_tiles[] = {
+    normal_tile_f16, normal_tile_bf16, normal_tile_f32, normal_tile_f64};
 
 typedef void (*td_drop)(const float *u, const void *x, void *y, int64_t n, float p, double scale);
 
-#define DROP(name, T, A, READ, WRITE)                                                                         \
-    static void name(const float *u, const void *x, void *y, int64_t n, float p, double scale_) {             \
-        const A scale = (A)scale_;                                                                            \
-        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                                                \
-            const A kept = READ(((const T *)x)[j]) * scale;                                                   \
-            ((T *)y)[j] = WRITE(u[j] < p ? (A)0 : kept);                                                      \
-        }                                                                                                     \
+#define DROP(name, T, A, READ, WRITE)                                                             \
+    static void name(const float *u, const void *x, void *y, int64_t n, float p, double scale_) { \
+        const A scale = (A)scale_;                                                                \
+        _Pragma("GCC ivdep") for (int64_t j = 0; j < n; j++) {                                    \
+            const A kept = READ(((const T *)x)[j]) * scale;                                       \
+            ((T *)y)[j] = WRITE(u[j] < p ? (A)0 : kept);                                          \
+        }                                                                                         \
     }
 #define SAME(v) (v)
 DROP(drop_f16, uint16_t, float, td_f16_to_f32, td_f32_to_f16)
@@ -251,14 +267,16 @@ static void drop_task(int64_t t, void *ctx) {
 }
 
 static int fill(const td_plan *p, char **io, td_tile tile, int dtype) {
-    td_job b = {.key = call_key(io[0]), .tile = tile, .n = p->i[0], .step = dtype == TD_F64 ? PAIRS : WORDS,
-                .size = td_dtype_size[dtype], .y = io[1]};
+    td_job b = {.key = call_key(io[0]), .tile = tile, .n = p->i[0], .size = td_dtype_size[dtype],
+                .step = dtype == TD_F64 ? PAIRS : WORDS, .y = io[1]};
     td_parallel((b.n + GRAIN - 1) / GRAIN, fill_task, &b);
     return TD_OK;
 }
 
 /* i: elements */
-static int KERNEL(random_bits)(const td_plan *p, char **io) { return fill(p, io, bits_tile, TD_U32); }
+static int KERNEL(random_bits)(const td_plan *p, char **io) {
+    return fill(p, io, bits_tile, TD_U32);
+}
 
 /* i: elements, dtype */
 static int KERNEL(random_uniform)(const td_plan *p, char **io) {

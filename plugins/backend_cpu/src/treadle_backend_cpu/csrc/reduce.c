@@ -1,13 +1,14 @@
 /* sum, prod, max, min over any axes of any strided array.
  *
- * Python sorts and merges the dimensions (kernels/reduce.py) into kept and reduced lists, outermost first, and says which
- * list holds the contiguous (or nearest) dimension. In ROWS mode that is the last reduced one: every output is the
- * combination of leaves, pieces of at most LEAF elements along it. In COLS mode it is the last kept one: leaves are blocks
- * of ROWS_LEAF rows, added into a tile of columns. Inputs that are not contiguous there, or are 16-bit floats to be
- * added, are first gathered into a tile in L1.
+ * Python sorts and merges the dimensions (kernels/reduce.py) into kept and reduced lists, outermost
+ * first, and says which list holds the contiguous (or nearest) dimension. In ROWS mode that is the
+ * last reduced one: every output is the combination of leaves, pieces of at most LEAF elements
+ * along it. In COLS mode it is the last kept one: leaves are blocks of ROWS_LEAF rows, added into a
+ * tile of columns. Inputs that are not contiguous there, or are 16-bit floats to be added, are
+ * first gathered into a tile in L1.
  *
- * Leaves are combined as a wide tree and grouped into units that depend on the sizes alone: a float sum has the error of
- * pairwise summation and the same bits for any number of threads. */
+ * Leaves are combined as a wide tree and grouped into units that depend on the sizes alone: a
+ * float sum has the error of pairwise summation and the same bits for any number of threads. */
 #include "dims.h"
 #include "reduce_kinds.h"
 #include <string.h>
@@ -16,7 +17,7 @@ enum {
     LEAF = 32 * TD_VEC,     /* elements of a row leaf: 16 additions in each lane of float32 */
     ROWS_LEAF = 32,         /* rows of a column leaf */
     FAN = 8,                /* of the tree over column leaves */
-    TILE_BYTES = 16384, ACC_BYTES = 4096, BATCH = 1024, GRAIN = 65536
+    TILE_BYTES = 65536, ACC_BYTES = 16384, BATCH = 1024, GRAIN = 65536
 };
 
 typedef struct {
@@ -24,13 +25,16 @@ typedef struct {
     td_order order;
     const td_dim *kept, *reduced;
     int n_kept, n_reduced;
-    int64_t outputs;            /* product of the kept dimensions (without the column dimension in COLS mode) */
+    int64_t outputs;            /* product of the kept dimensions, the columns not counted */
     int64_t runs;               /* product of the reduced dimensions outside the innermost */
     int64_t n, stride;          /* the innermost reduced dimension */
     int64_t per_run, leaves;    /* leaves of one run, of one output */
     int64_t cut, cuts;          /* leaves in a unit, units of an output (of a column tile) */
-    int64_t units, span;        /* all units; how many one task takes */
-    int64_t width, fold, tile, tiles; /* COLS: columns, rows laid side by side, columns of a tile, tiles */
+    int64_t units;              /* all units */
+    int64_t span, large;        /* units of a task; of each of the first `threads` tasks */
+    int threads;
+    int64_t width, fold;        /* columns; rows that are laid side by side */
+    int64_t tile, tiles;        /* columns of a tile, tiles */
     const char *x;
     char *y, *partial;          /* partial: the accumulators of all units, when cuts > 1 */
 } td_job;
@@ -46,7 +50,26 @@ static void fill_start(const td_kind *kind, void *acc, int64_t n) {
     }
 }
 
-/* ---- rows ------------------------------------------------------------------------------------------------------ */
+/* Shares the units out. Large inputs are read fastest in one long piece per thread, which also
+ * finds what is left of its piece in the cache the next time; the last eighth goes in small
+ * pieces to whoever is free. */
+static int64_t plan_tasks(td_job *b, int64_t unit) {
+    b->span = TD_MAX(1, GRAIN / unit);
+    b->threads = td_threads();
+    if (b->units / b->span < 8 * b->threads) b->threads = 0;
+    else b->large = b->units / 8 * 7 / b->threads;
+    const int64_t rest = b->units - b->threads * b->large;
+    if (b->threads) b->span = TD_MAX(b->span, rest / (4 * b->threads));
+    return b->threads + (rest + b->span - 1) / b->span;
+}
+
+static void task_units(const td_job *b, int64_t t, int64_t *from, int64_t *to) {
+    const int64_t rest = b->threads * b->large + (t - b->threads) * b->span;
+    *from = t < b->threads ? t * b->large : rest;
+    *to = t < b->threads ? *from + b->large : TD_MIN(b->units, rest + b->span);
+}
+
+/* ---- rows ---- */
 
 /* Reduces m rows of n <= LEAF elements at x, rs elements apart, into m accumulators. */
 static void rows_any(const td_job *b, const char *x, int64_t m, int64_t n, int64_t rs, char *acc) {
@@ -70,7 +93,8 @@ static void row_leaves(const td_job *b, const char *x, int64_t from, int64_t to,
     const td_dim *inner = b->reduced + b->n_reduced - 2; /* the dimension of consecutive runs */
     while (from < to) {
         const int64_t run = from / b->per_run, part = from - run * b->per_run;
-        const char *p = x + (td_offset(b->reduced, b->n_reduced - 1, run, 0) + part * LEAF * b->stride) * kind->size;
+        const int64_t at = td_offset(b->reduced, b->n_reduced - 1, run, 0);
+        const char *p = x + (at + part * LEAF * b->stride) * kind->size;
         int64_t count = 1;
         if (b->per_run > 1) {
             count = TD_MIN(to - from, b->n / LEAF - part);
@@ -84,7 +108,8 @@ static void row_leaves(const td_job *b, const char *x, int64_t from, int64_t to,
     }
 }
 
-/* Writes accumulators of outputs k..k+count-1, which lie in one run of the innermost kept dimension. */
+/* Writes accumulators of outputs k..k+count-1, which lie in one run of the innermost kept
+ * dimension. */
 static void write_rows(const td_job *b, int64_t k, int64_t count, const char *acc) {
     int64_t at = 0;
     td_offset(b->kept, b->n_kept, k, &at);
@@ -112,7 +137,8 @@ static void row_outputs(const td_job *b, int64_t from, int64_t to) {
 
 static void row_task(int64_t t, void *ctx) {
     const td_job *b = ctx;
-    const int64_t from = t * b->span, to = TD_MIN(b->units, from + b->span);
+    int64_t from, to;
+    task_units(b, t, &from, &to);
     if (b->cuts == 1) {
         row_outputs(b, from, to);
         return;
@@ -121,7 +147,8 @@ static void row_task(int64_t t, void *ctx) {
     for (int64_t u = from; u < to; u++) {
         const int64_t k = u / b->cuts, first = (u - k * b->cuts) * b->cut;
         const int64_t last = TD_MIN(first + b->cut, b->leaves);
-        row_leaves(b, b->x + td_offset(b->kept, b->n_kept, k, 0) * b->kind->size, first, last, leaf);
+        const char *x = b->x + td_offset(b->kept, b->n_kept, k, 0) * b->kind->size;
+        row_leaves(b, x, first, last, leaf);
         b->kind->merge_rows(leaf, 1, last - first, 0, b->partial + u * b->kind->acc, &no_order);
     }
 }
@@ -141,18 +168,17 @@ static int run_rows(td_job *b) {
     b->cut = TD_MIN(TD_MAX(1, GRAIN / leaf), BATCH);
     b->cuts = (b->leaves + b->cut - 1) / b->cut;
     b->units = b->outputs * b->cuts;
-    b->span = TD_MAX(1, GRAIN / (TD_MIN(b->leaves, b->cut) * leaf));
     if (b->cuts > 1) {
         b->partial = td_scratch((size_t)(b->units * b->kind->acc));
         if (!b->partial) return td_fail(TD_ERR_MEMORY, "reduce: no memory for partial results");
     }
-    td_parallel((b->units + b->span - 1) / b->span, row_task, b);
+    td_parallel(plan_tasks(b, TD_MIN(b->leaves, b->cut) * leaf), row_task, b);
     if (b->cuts > 1) finish_rows(b);
     td_scratch_free(b->partial);
     return TD_OK;
 }
 
-/* ---- columns --------------------------------------------------------------------------------------------------- */
+/* ---- columns ---- */
 
 /* Combines m rows of w columns at x, ld elements apart, into the accumulators. */
 static void cols_any(const td_job *b, const char *x, int64_t m, int64_t ld, int64_t w, char *acc) {
@@ -171,17 +197,20 @@ static void cols_any(const td_job *b, const char *x, int64_t m, int64_t ld, int6
     }
 }
 
-/* Combines one leaf of the columns at x into the accumulators. The last leaf of a folded run is its ragged end. */
+/* Combines one leaf of the columns at x into the accumulators. The last leaf of a folded run is
+ * its ragged end. */
 static void col_leaf(const td_job *b, const char *x, int64_t leaf, int64_t w, char *acc) {
     const int64_t run = leaf / b->per_run, part = leaf - run * b->per_run, rows = b->n / b->fold;
     const int64_t row = part * ROWS_LEAF, ld = b->stride * b->fold;
-    const char *p = x + (td_offset(b->reduced, b->n_reduced - 1, run, 0) + TD_MIN(row, rows) * ld) * b->kind->size;
+    const int64_t at = td_offset(b->reduced, b->n_reduced - 1, run, 0) + TD_MIN(row, rows) * ld;
+    const char *p = x + at * b->kind->size;
     if (row < rows) cols_any(b, p, TD_MIN(ROWS_LEAF, rows - row), ld, w, acc);
     else cols_any(b, p, 1, ld, b->n % b->fold * b->width, acc);
 }
 
 /* Combines leaves from..to-1 into fresh accumulators, as a tree. */
-static void col_tree(const td_job *b, const char *x, int64_t from, int64_t to, int64_t w, char *acc) {
+static void col_tree(const td_job *b, const char *x, int64_t from, int64_t to, int64_t w,
+                     char *acc) {
     fill_start(b->kind, acc, w);
     if (to - from == 1) {
         col_leaf(b, x, from, w, acc);
@@ -196,25 +225,28 @@ static void col_tree(const td_job *b, const char *x, int64_t from, int64_t to, i
     }
 }
 
-/* Writes one tile of the columns of output k; folded rows are combined first. */
+/* Writes one tile of the columns of output k; rows that lie side by side are combined first. */
 static void write_cols(const td_job *b, int64_t k, int64_t first, int64_t w, char *acc) {
     const td_kind *kind = b->kind;
     const td_dim *column = b->kept + b->n_kept;
     int64_t at = first * column->ys;
-    if (b->fold > 1) {
-        kind->merge_cols(acc + b->width * kind->acc, b->fold - 1, b->width, b->width, acc, &no_order);
-        w = b->width;
+    for (int64_t rows = b->fold; rows > 1; rows -= rows / 2) {
+        w = rows / 2 * b->width; /* the second half into the first */
+        kind->merge_cols(acc + (rows - rows / 2) * b->width * kind->acc, 1, w, w, acc, &no_order);
     }
+    w = b->fold > 1 ? b->width : w;
     td_offset(b->kept, b->n_kept, k, &at);
     kind->put(acc, w, b->y + at * kind->size, column->ys, &b->order);
 }
 
-/* Unit u is (output, cut, tile), tiles fastest, so that neighbouring tasks read neighbouring memory. */
+/* Unit u is (output, cut, tile), tiles fastest, so that neighbouring tasks read neighbouring
+ * memory. */
 static void col_task(int64_t t, void *ctx) {
     const td_job *b = ctx;
     const td_kind *kind = b->kind;
     const int64_t all = b->width * b->fold;
-    for (int64_t u = t * b->span; u < TD_MIN(b->units, (t + 1) * b->span); u++) {
+    int64_t u, to;
+    for (task_units(b, t, &u, &to); u < to; u++) {
         const int64_t kc = u / b->tiles, k = kc / b->cuts, cut = (kc - k * b->cuts) * b->cut;
         const int64_t first = (u - kc * b->tiles) * b->tile, w = TD_MIN(b->tile, all - first);
         const int64_t at = td_offset(b->kept, b->n_kept, k, 0) + first * b->kept[b->n_kept].xs;
@@ -233,7 +265,8 @@ static void finish_cols(const td_job *b) {
         for (int64_t step = 1; step < b->cuts; step *= FAN)
             for (int64_t c = 0; c + step < b->cuts; c += step * FAN) {
                 const int64_t rows = TD_MIN(FAN - 1, (b->cuts - c - 1) / step);
-                kind->merge_cols(acc + (c + step) * pitch, rows, step * all, all, acc + c * pitch, &no_order);
+                const char *more = acc + (c + step) * pitch;
+                kind->merge_cols(more, rows, step * all, all, acc + c * pitch, &no_order);
             }
         write_cols(b, k, 0, all, acc);
     }
@@ -247,15 +280,15 @@ static int run_cols(td_job *b) {
     b->leaves = b->per_run * b->runs;
     const int64_t work = b->tile * TD_MIN(rows, ROWS_LEAF); /* elements of a leaf */
     b->cut = b->leaves;
-    if (b->outputs * b->tiles < 16) b->cut = TD_MAX(TD_MAX(1, GRAIN / work), (b->leaves + 1023) / 1024);
+    if (b->outputs * b->tiles < 16)
+        b->cut = TD_MAX(TD_MAX(1, GRAIN / work), (b->leaves + 1023) / 1024);
     b->cuts = (b->leaves + b->cut - 1) / b->cut;
     b->units = b->outputs * b->cuts * b->tiles;
-    b->span = TD_MAX(1, GRAIN / (work * TD_MIN(b->cut, b->leaves)));
     if (b->cuts > 1) {
         b->partial = td_scratch((size_t)(b->outputs * b->cuts * all * b->kind->acc));
         if (!b->partial) return td_fail(TD_ERR_MEMORY, "reduce: no memory for partial results");
     }
-    td_parallel((b->units + b->span - 1) / b->span, col_task, b);
+    td_parallel(plan_tasks(b, work * TD_MIN(b->cut, b->leaves)), col_task, b);
     if (b->cuts > 1) finish_cols(b);
     td_scratch_free(b->partial);
     return TD_OK;
@@ -265,16 +298,19 @@ static int run_cols(td_job *b) {
 static int run_empty(const td_job *b, int64_t count) {
     _Alignas(8) char acc[8];
     fill_start(b->kind, acc, 1);
-    for (int64_t k = 0; k < count; k++) b->kind->put(acc, 1, b->y + k * b->kind->size, 1, &b->order);
+    for (int64_t k = 0; k < count; k++)
+        b->kind->put(acc, 1, b->y + k * b->kind->size, 1, &b->order);
     return TD_OK;
 }
 
-/* i: op, dtype, column mode, fold, x offset, y offset, number of kept and of reduced dimensions, then (size, input stride,
- * output stride) of each, kept first, outermost first; both lists have at least one. */
+/* i: op, dtype, column mode, fold, x offset, y offset, number of kept and of reduced dimensions,
+ * then (size, input stride, output stride) of each, kept first, outermost first; both lists have
+ * at least one. */
 static int KERNEL(reduce)(const td_plan *p, char **io) {
     const int64_t *i = p->i;
     const int n_kept = (int)i[6], n_reduced = (int)i[7];
-    td_job b = {.kind = &kinds[TD_MIN(i[0], MAX)][(int)kind_of[i[1]]], .order = order_of((int)i[0], (int)i[1]),
+    td_job b = {.kind = &kinds[TD_MIN(i[0], MAX)][(int)kind_of[i[1]]],
+                .order = order_of((int)i[0], (int)i[1]),
                 .kept = (const td_dim *)(i + 8), .reduced = (const td_dim *)(i + 8) + n_kept,
                 .n_kept = n_kept, .n_reduced = n_reduced, .outputs = 1, .runs = 1, .fold = i[3]};
     const td_dim *last = b.reduced + n_reduced - 1;

@@ -1,98 +1,106 @@
-/* The typed inner loops of reductions: rows (each row to one number) and columns (row after row into an array).
+/* The typed inner loops of reductions: rows (each row to one number) and columns (row after row
+ * into an array).
  *
- * Sums and products of floats keep many vector lanes in flight, because gcc may not reorder float additions by itself;
- * integer loops it vectorises. Maxima compare integer keys: an integer or float is mapped to a signed integer of the
- * same width whose order is the wanted one (unsigned: top bit flipped; float: negative values mirrored, -0 below +0, every
- * NaN above +inf), and a minimum is the maximum of keys of the complement (integers) or negation (floats). */
+ * Sums and products of floats keep many vector lanes in flight, because gcc may not reorder
+ * float additions by itself; integer loops it vectorises. Maxima compare integer keys: an
+ * integer or float is mapped to a signed integer of the same width whose order is the wanted one
+ * (unsigned: top bit flipped; float: negative values mirrored, -0 below +0, every NaN above
+ * +inf), and a minimum is the maximum of keys of the complement (integers) or negation (floats). */
 #ifndef TD_REDUCE_INNER_H
 #define TD_REDUCE_INNER_H
 #include "order_keys.h"
 
-/* How a maximum reads its input: bits to flip first, and (floats) the largest magnitude that is not NaN. */
+/* How a maximum reads its input: bits to flip first, and (floats) the largest magnitude that is
+ * not NaN. */
 typedef struct { int64_t flip, inf; } td_order;
 
-typedef void (*td_rows)(const void *x, int64_t m, int64_t n, int64_t stride, void *out, const td_order *o);
-typedef void (*td_cols)(const void *x, int64_t m, int64_t ld, int64_t w, void *acc, const td_order *o);
+typedef void (*td_rows)(const void *x, int64_t m, int64_t n, int64_t stride, void *out,
+                        const td_order *o);
+typedef void (*td_cols)(const void *x, int64_t m, int64_t ld, int64_t w, void *acc,
+                        const td_order *o);
 typedef void (*td_decode)(const void *acc, int64_t n, void *y, int64_t stride, const td_order *o);
 
 #define TD_ADD(a, b) ((a) + (b))
 #define TD_MUL(a, b) ((a) * (b))
 
-/* acc[j] = op(acc[j], x[0][j], x[1][j], ...), four rows at a time: a quarter of the accumulator traffic. */
-#define TD_COLS(name, T, A, OP, READ)                                                                    \
-    static void name(const void *x_, int64_t m, int64_t ld, int64_t w, void *acc_, const td_order *o) {  \
-        const T *x = x_;                                                                                 \
-        A *acc = acc_;                                                                                   \
-        const A flip = (A)o->flip, inf = (A)o->inf;                                                      \
-        (void)flip, (void)inf;                                                                           \
-        int64_t r = 0;                                                                                   \
-        for (; r + 4 <= m; r += 4, x += 4 * ld)                                                          \
-            _Pragma("GCC ivdep") for (int64_t j = 0; j < w; j++) {                                       \
-                A a = READ(x[j]), b = READ(x[j + ld]), c = READ(x[j + 2 * ld]), d = READ(x[j + 3 * ld]); \
-                a = OP(a, b), c = OP(c, d), a = OP(a, c);                                                \
-                acc[j] = OP(acc[j], a);                                                                  \
-            }                                                                                            \
-        for (; r < m; r++, x += ld)                                                                      \
-            _Pragma("GCC ivdep") for (int64_t j = 0; j < w; j++) {                                       \
-                A a = READ(x[j]);                                                                        \
-                acc[j] = OP(acc[j], a);                                                                  \
-            }                                                                                            \
+/* acc[j] = op(acc[j], x[0][j], x[1][j], ...), four rows at a time: a quarter of the accumulator
+ * traffic. */
+#define TD_COLS(name, T, A, OP, READ)                                              \
+    static void name(const void *x_, int64_t m, int64_t ld, int64_t w, void *acc_, \
+                     const td_order *o) {                                          \
+        const T *x = x_;                                                           \
+        A *acc = acc_;                                                             \
+        const A flip = (A)o->flip, inf = (A)o->inf;                                \
+        (void)flip, (void)inf;                                                     \
+        int64_t r = 0;                                                             \
+        for (; r + 4 <= m; r += 4, x += 4 * ld)                                    \
+            _Pragma("GCC ivdep") for (int64_t j = 0; j < w; j++) {                 \
+                A a = READ(x[j]), b = READ(x[j + ld]);                             \
+                A c = READ(x[j + 2 * ld]), d = READ(x[j + 3 * ld]);                \
+                a = OP(a, b), c = OP(c, d), a = OP(a, c);                          \
+                acc[j] = OP(acc[j], a);                                            \
+            }                                                                      \
+        for (; r < m; r++, x += ld)                                                \
+            _Pragma("GCC ivdep") for (int64_t j = 0; j < w; j++) {                 \
+                A a = READ(x[j]);                                                  \
+                acc[j] = OP(acc[j], a);                                            \
+            }                                                                      \
     }
 
-#define TD_INT_ROWS(name, T, A, OP, START, READ)                                                     \
-    static void name(const void *x_, int64_t m, int64_t n, int64_t stride, void *out,                \
-                     const td_order *o) {                                                            \
-        const A flip = (A)o->flip, inf = (A)o->inf;                                                  \
-        (void)flip, (void)inf;                                                                       \
-        const T *x = x_;                                                                             \
-        for (int64_t i = 0; i < m; i++, x += stride) {                                               \
-            A acc = START;                                                                           \
-            for (int64_t j = 0; j < n; j++) {                                                        \
-                A a = READ(x[j]);                                                                    \
-                acc = OP(acc, a);                                                                    \
-            }                                                                                        \
-            ((A *)out)[i] = acc;                                                                     \
-        }                                                                                            \
+#define TD_INT_ROWS(name, T, A, OP, START, READ)                                      \
+    static void name(const void *x_, int64_t m, int64_t n, int64_t stride, void *out, \
+                     const td_order *o) {                                             \
+        const A flip = (A)o->flip, inf = (A)o->inf;                                   \
+        (void)flip, (void)inf;                                                        \
+        const T *x = x_;                                                              \
+        for (int64_t i = 0; i < m; i++, x += stride) {                                \
+            A acc = START;                                                            \
+            for (int64_t j = 0; j < n; j++) {                                         \
+                A a = READ(x[j]);                                                     \
+                acc = OP(acc, a);                                                     \
+            }                                                                         \
+            ((A *)out)[i] = acc;                                                      \
+        }                                                                             \
     }
 
 #define TD_AHEAD 8192 /* bytes read ahead: far enough to cover DRAM, near enough to stay in L2 */
 
 /* Eight vectors of lanes, folded in halves at the end. */
-#define TD_FLOAT_ROWS(name, T, OP, START)                                                            \
-    TD_INLINE T name##_row(const T *x, int64_t n) {                                                  \
-        typedef T V __attribute__((vector_size(TD_VEC)));                                            \
-        typedef T U __attribute__((vector_size(TD_VEC), aligned(sizeof(T)), may_alias));             \
-        enum { L = TD_VEC / sizeof(T) };                                                             \
-        T tail = START;                                                                              \
-        int64_t j = 0;                                                                               \
-        if (n >= L) {                                                                                \
-            V a0, a1, a2, a3, a4, a5, a6, a7;                                                        \
-            const V start = (V){} + (T)START;                                                        \
-            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = start;                                           \
-            for (; j + 8 * L <= n; j += 8 * L) {                                                     \
-                const U *v = (const U *)(x + j);                                                     \
-                for (int k = 0; k < 8 * TD_VEC; k += 64)                                             \
-                    __builtin_prefetch((const char *)v + TD_AHEAD + k);                              \
-                a0 = OP(a0, v[0]), a1 = OP(a1, v[1]), a2 = OP(a2, v[2]), a3 = OP(a3, v[3]);          \
-                a4 = OP(a4, v[4]), a5 = OP(a5, v[5]), a6 = OP(a6, v[6]), a7 = OP(a7, v[7]);          \
-            }                                                                                        \
-            for (; j + L <= n; j += L) a0 = OP(a0, *(const U *)(x + j));                             \
-            a0 = OP(a0, a4), a1 = OP(a1, a5), a2 = OP(a2, a6), a3 = OP(a3, a7);                      \
-            a0 = OP(OP(a0, a2), OP(a1, a3));                                                         \
-            T lane[L];                                                                               \
-            __builtin_memcpy(lane, &a0, TD_VEC);                                                     \
-            for (int h = L / 2; h; h /= 2)                                                           \
-                for (int k = 0; k < h; k++) lane[k] = OP(lane[k], lane[k + h]);                      \
-            tail = lane[0];                                                                          \
-        }                                                                                            \
-        for (; j < n; j++) tail = OP(tail, x[j]);                                                    \
-        return tail;                                                                                 \
-    }                                                                                                \
-    static void name(const void *x_, int64_t m, int64_t n, int64_t stride, void *out,                \
-                     const td_order *o) {                                                            \
-        (void)o;                                                                                     \
-        const T *x = x_;                                                                             \
-        for (int64_t i = 0; i < m; i++, x += stride) ((T *)out)[i] = name##_row(x, n);               \
+#define TD_FLOAT_ROWS(name, T, OP, START)                                                   \
+    TD_INLINE T name##_row(const T *x, int64_t n) {                                         \
+        typedef T V __attribute__((vector_size(TD_VEC)));                                   \
+        typedef T U __attribute__((vector_size(TD_VEC), aligned(sizeof(T)), may_alias));    \
+        enum { L = TD_VEC / sizeof(T) };                                                    \
+        T tail = START;                                                                     \
+        int64_t j = 0;                                                                      \
+        if (n >= L) {                                                                       \
+            V a0, a1, a2, a3, a4, a5, a6, a7;                                               \
+            const V start = (V){} + (T)START;                                               \
+            a0 = a1 = a2 = a3 = a4 = a5 = a6 = a7 = start;                                  \
+            for (; j + 8 * L <= n; j += 8 * L) {                                            \
+                const U *v = (const U *)(x + j);                                            \
+                for (int k = 0; k < 8 * TD_VEC; k += 64)                                    \
+                    __builtin_prefetch((const char *)v + TD_AHEAD + k);                     \
+                a0 = OP(a0, v[0]), a1 = OP(a1, v[1]), a2 = OP(a2, v[2]), a3 = OP(a3, v[3]); \
+                a4 = OP(a4, v[4]), a5 = OP(a5, v[5]), a6 = OP(a6, v[6]), a7 = OP(a7, v[7]); \
+            }                                                                               \
+            for (; j + L <= n; j += L) a0 = OP(a0, *(const U *)(x + j));                    \
+            a0 = OP(a0, a4), a1 = OP(a1, a5), a2 = OP(a2, a6), a3 = OP(a3, a7);             \
+            a0 = OP(OP(a0, a2), OP(a1, a3));                                                \
+            T lane[L];                                                                      \
+            __builtin_memcpy(lane, &a0, TD_VEC);                                            \
+            for (int h = L / 2; h; h /= 2)                                                  \
+                for (int k = 0; k < h; k++) lane[k] = OP(lane[k], lane[k + h]);             \
+            tail = lane[0];                                                                 \
+        }                                                                                   \
+        for (; j < n; j++) tail = OP(tail, x[j]);                                           \
+        return tail;                                                                        \
+    }                                                                                       \
+    static void name(const void *x_, int64_t m, int64_t n, int64_t stride, void *out,       \
+                     const td_order *o) {                                                   \
+        (void)o;                                                                            \
+        const T *x = x_;                                                                    \
+        for (int64_t i = 0; i < m; i++, x += stride) ((T *)out)[i] = name##_row(x, n);      \
     }
 
 #define TD_SAME(v) (v)

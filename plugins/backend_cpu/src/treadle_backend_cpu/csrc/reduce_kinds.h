@@ -1,4 +1,5 @@
-/* Which loops reduce which dtype: a table of kinds, and how an input is gathered and a result written. */
+/* Which loops reduce which dtype: a table of kinds, and how an input is gathered and a result
+ * written. */
 #ifndef TD_REDUCE_KINDS_H
 #define TD_REDUCE_KINDS_H
 #include "reduce_inner.h"
@@ -7,19 +8,19 @@
 /* out[i * n + j] = x[i * rs + j * cs], converted to the accumulator's type. */
 typedef void (*td_pull)(const void *x, int64_t m, int64_t n, int64_t rs, int64_t cs, void *out);
 
-#define TD_PULL(name, T, A, READ)                                                                    \
-    static void name(const void *x_, int64_t m, int64_t n, int64_t rs, int64_t cs, void *out_) {     \
-        const T *x = x_;                                                                             \
-        A *out = out_;                                                                               \
-        if (cs == 1)                                                                                 \
-            for (int64_t i = 0; i < m; i++)                                                          \
-                for (int64_t j = 0; j < n; j++) out[i * n + j] = READ(x[i * rs + j]);                \
-        else if (cs <= rs || m == 1)                                                                 \
-            for (int64_t i = 0; i < m; i++)                                                          \
-                for (int64_t j = 0; j < n; j++) out[i * n + j] = READ(x[i * rs + j * cs]);           \
-        else                                                                                         \
-            for (int64_t j = 0; j < n; j++)                                                          \
-                for (int64_t i = 0; i < m; i++) out[i * n + j] = READ(x[i * rs + j * cs]);           \
+#define TD_PULL(name, T, A, READ)                                                                \
+    static void name(const void *x_, int64_t m, int64_t n, int64_t rs, int64_t cs, void *out_) { \
+        const T *x = x_;                                                                         \
+        A *out = out_;                                                                           \
+        if (cs == 1)                                                                             \
+            for (int64_t i = 0; i < m; i++)                                                      \
+                for (int64_t j = 0; j < n; j++) out[i * n + j] = READ(x[i * rs + j]);            \
+        else if (cs <= rs || m == 1)                                                             \
+            for (int64_t i = 0; i < m; i++)                                                      \
+                for (int64_t j = 0; j < n; j++) out[i * n + j] = READ(x[i * rs + j * cs]);       \
+        else                                                                                     \
+            for (int64_t j = 0; j < n; j++)                                                      \
+                for (int64_t i = 0; i < m; i++) out[i * n + j] = READ(x[i * rs + j * cs]);       \
     }
 TD_PULL(pull_8, uint8_t, uint8_t, TD_SAME)
 TD_PULL(pull_16, uint16_t, uint16_t, TD_SAME)
@@ -37,7 +38,8 @@ static void pull_f16(const void *x_, int64_t m, int64_t n, int64_t rs, int64_t c
     float *out = out_;
     for (int64_t i = 0; cs == 1 && i < m; i++, x += rs, out += n) {
         int64_t j = 0;
-        for (; j + 8 <= n; j += 8) *(Single *)(out + j) = __builtin_ia32_vcvtph2ps256(*(const Half *)(x + j));
+        for (; j + 8 <= n; j += 8)
+            *(Single *)(out + j) = __builtin_ia32_vcvtph2ps256(*(const Half *)(x + j));
         for (; j < n; j++) out[j] = td_f16_to_f32(x[j]);
     }
     if (cs == 1) return;
@@ -45,13 +47,13 @@ static void pull_f16(const void *x_, int64_t m, int64_t n, int64_t rs, int64_t c
     pull_f16_any(x_, m, n, rs, cs, out_);
 }
 
-#define TD_DECODE(name, A, Y, WRITE)                                                                 \
-    static void name(const void *acc_, int64_t n, void *y_, int64_t stride, const td_order *o) {     \
-        const A *acc = acc_;                                                                         \
-        Y *y = y_;                                                                                   \
-        const A flip = (A)o->flip;                                                                   \
-        (void)flip;                                                                                  \
-        for (int64_t j = 0; j < n; j++) y[j * stride] = WRITE(acc[j]);                               \
+#define TD_DECODE(name, A, Y, WRITE)                                                             \
+    static void name(const void *acc_, int64_t n, void *y_, int64_t stride, const td_order *o) { \
+        const A *acc = acc_;                                                                     \
+        Y *y = y_;                                                                               \
+        const A flip = (A)o->flip;                                                               \
+        (void)flip;                                                                              \
+        for (int64_t j = 0; j < n; j++) y[j * stride] = WRITE(acc[j]);                           \
     }
 #define TD_UNKEY16(k) ((int16_t)((k) ^ (((k) >> 15) & INT16_MAX)) ^ flip)
 #define TD_UNKEY32(k) ((k) ^ (((k) >> 31) & INT32_MAX) ^ flip)
@@ -66,7 +68,8 @@ TD_DECODE(put_key64, int64_t, int64_t, TD_UNKEY64)
 TD_DECODE(put_f16, float, uint16_t, td_f32_to_f16)
 TD_DECODE(put_bf16, float, uint16_t, td_f32_to_bf16)
 
-/* rows and cols read the input (or what pull made of it); merge_* combine accumulators with each other. */
+/* rows and cols read the input (or what pull made of it); merge_* combine accumulators with each
+ * other. */
 typedef struct {
     int size, acc;      /* bytes of an element, of an accumulator */
     int convert;        /* the input must go through pull even when it is contiguous */
@@ -79,34 +82,33 @@ typedef struct {
 
 enum { SUM, PROD, MAX, MIN };
 
-#define FAMILY(op, s8, s16, s32, s64, sf32, sf64)                                                    \
-    {{1, 1, 0, s8, pull_8, op##_rows_8, op##_rows_8, op##_cols_8, op##_cols_8, put_8},               \
-     {2, 2, 0, s16, pull_16, op##_rows_16, op##_rows_16, op##_cols_16, op##_cols_16, put_16},        \
-     {4, 4, 0, s32, pull_32, op##_rows_32, op##_rows_32, op##_cols_32, op##_cols_32, put_32},        \
-     {8, 8, 0, s64, pull_64, op##_rows_64, op##_rows_64, op##_cols_64, op##_cols_64, put_64},        \
-     sf32, sf64}
-#define ARITHMETIC(op, one, one32, one64)                                                            \
-    FAMILY(op, one, one, one, one, FLOATS32(op, one32), FLOATS64(op, one64))
-#define FLOATS32(op, one)                                                                            \
-    {2, 4, 1, one, pull_f16, op##_rows_f32, op##_rows_f32, op##_cols_f32, op##_cols_f32, put_f16},   \
-    {2, 4, 1, one, pull_bf16, op##_rows_f32, op##_rows_f32, op##_cols_f32, op##_cols_f32, put_bf16}, \
-    {4, 4, 0, one, pull_32, op##_rows_f32, op##_rows_f32, op##_cols_f32, op##_cols_f32, put_32}
-#define FLOATS64(op, one)                                                                            \
-    {8, 8, 0, one, pull_64, op##_rows_f64, op##_rows_f64, op##_cols_f64, op##_cols_f64, put_64}
-#define HALF_KEYS {2, 2, 0, 0x8000, pull_16, max_rows_f16, max_rows_16, max_cols_f16, max_cols_16, put_key16}
+/* size, acc, convert, start; then pull, the loops of one family and type, put */
+#define LOOPS(op, read, merge) \
+    op##_rows_##read, op##_rows_##merge, op##_cols_##read, op##_cols_##merge
+#define INTS(op, s8, s16, s32, s64)                     \
+    {1, 1, 0, s8, pull_8, LOOPS(op, 8, 8), put_8},      \
+    {2, 2, 0, s16, pull_16, LOOPS(op, 16, 16), put_16}, \
+    {4, 4, 0, s32, pull_32, LOOPS(op, 32, 32), put_32}, \
+    {8, 8, 0, s64, pull_64, LOOPS(op, 64, 64), put_64}
+#define FLOATS(op, one32, one64)                                \
+    {2, 4, 1, one32, pull_f16, LOOPS(op, f32, f32), put_f16},   \
+    {2, 4, 1, one32, pull_bf16, LOOPS(op, f32, f32), put_bf16}, \
+    {4, 4, 0, one32, pull_32, LOOPS(op, f32, f32), put_32},     \
+    {8, 8, 0, one64, pull_64, LOOPS(op, f64, f64), put_64}
+#define LEAST16 0x8000
+#define LEAST32 0x80000000
+#define LEAST64 (1ull << 63)
 
 enum { K8, K16, K32, K64, KF16, KBF16, KF32, KF64, KINDS };
 
 static const td_kind kinds[3][KINDS] = {
-    ARITHMETIC(add, 0, 0, 0),
-    ARITHMETIC(mul, 1, 0x3f800000, 0x3ff0000000000000),
-    {{1, 1, 0, 0x80, pull_8, max_rows_8, max_rows_8, max_cols_8, max_cols_8, put_8},
-     {2, 2, 0, 0x8000, pull_16, max_rows_16, max_rows_16, max_cols_16, max_cols_16, put_16},
-     {4, 4, 0, 0x80000000, pull_32, max_rows_32, max_rows_32, max_cols_32, max_cols_32, put_32},
-     {8, 8, 0, 1ull << 63, pull_64, max_rows_64, max_rows_64, max_cols_64, max_cols_64, put_64},
-     HALF_KEYS, HALF_KEYS,
-     {4, 4, 0, 0x80000000, pull_32, max_rows_f32, max_rows_32, max_cols_f32, max_cols_32, put_key32},
-     {8, 8, 0, 1ull << 63, pull_64, max_rows_f64, max_rows_64, max_cols_f64, max_cols_64, put_key64}}};
+    {INTS(add, 0, 0, 0, 0), FLOATS(add, 0, 0)},
+    {INTS(mul, 1, 1, 1, 1), FLOATS(mul, 0x3f800000, 0x3ff0000000000000)},
+    {INTS(max, 0x80, LEAST16, LEAST32, LEAST64),
+     {2, 2, 0, LEAST16, pull_16, LOOPS(max, f16, 16), put_key16},
+     {2, 2, 0, LEAST16, pull_16, LOOPS(max, f16, 16), put_key16},
+     {4, 4, 0, LEAST32, pull_32, LOOPS(max, f32, 32), put_key32},
+     {8, 8, 0, LEAST64, pull_64, LOOPS(max, f64, 64), put_key64}}};
 
 static const signed char kind_of[TD_DTYPES] = {K8,  K8,  K16, K32,  K64,   K8,   K16,
                                                K32, K64, KF16, KBF16, KF32, KF64};

@@ -13,10 +13,19 @@
 #include "scalar.h"
 #include "treadle_cpu.h"
 
+#if TD_VEC == 64
+#define v_scale_f32 _mm512_scalef_ps
+#define v_scale_f64 _mm512_scalef_pd
+#endif
+
 #define ROWS_GRAIN 8192            /* elements that are worth a task of their own */
 #define ROWS_MAX_TASKS 64          /* enough to share out evenly; a constant, so results never depend on the threads */
 #define ROWS_STREAM_BYTES (32 << 20)  /* larger outputs bypass the caches: they would not be found there anyway */
 #define ROWS_PREFETCH_MAX 4096     /* elements to look ahead at most */
+
+/* Asks for memory into the second cache level: hardware does not follow a stream of rows from page to page everywhere. Into the
+ * first level it costs more than it gives on Zen 4. */
+#define fetch_ahead(p) __builtin_prefetch(p, 0, 2)
 
 /* How many tasks to cut `rows` rows into when each costs about `cost` elements. */
 TD_INLINE int64_t row_tasks(int64_t rows, int64_t cost) {
@@ -62,6 +71,7 @@ TD_INLINE void row_fence(void) {   /* streamed stores become visible before the 
 #define row_out NAME(row_out)
 #define row_max NAME(row_max)
 #define row_sum NAME(row_sum)
+#define row_dot NAME(row_dot)
 #define row_moments NAME(row_moments)
 #define row_exp NAME(row_exp)
 #define row_param NAME(row_param)
@@ -120,7 +130,17 @@ TD_INLINE void v_store(real *p, vec v) { *(uvec *)p = v; }
 TD_INLINE vec v_select(vmask m, vec a, vec b) { return (vec)((m & (vmask)a) | (~m & (vmask)b)); }
 
 /* a where a > b, else b: a NaN in a is passed over, one in b stays. */
-TD_INLINE vec v_max(vec a, vec b) { return v_select((vmask)(a > b), a, b); }
+TD_INLINE vec v_max(vec a, vec b) {
+#if TD_VEC == 64
+    return REAL_BITS == 32 ? (vec)_mm512_max_ps((__m512)a, (__m512)b) : (vec)_mm512_max_pd((__m512d)a, (__m512d)b);
+#elif TD_VEC == 32
+    return REAL_BITS == 32 ? (vec)_mm256_max_ps((__m256)a, (__m256)b) : (vec)_mm256_max_pd((__m256d)a, (__m256d)b);
+#elif defined(__SSE2__)
+    return REAL_BITS == 32 ? (vec)_mm_max_ps((__m128)a, (__m128)b) : (vec)_mm_max_pd((__m128d)a, (__m128d)b);
+#else
+    return v_select((vmask)(a > b), a, b);
+#endif
+}
 
 TD_INLINE vmask v_lanes(void) {    /* 0, 1, 2, ... */
     vmask m;
@@ -188,25 +208,40 @@ TD_INLINE real v_largest(vec v) {
     return v[0];
 }
 
-/* exp(x) for x < 88 (float64: 709) or NaN, to about 1 ulp. Results under the smallest normal number are zero, exp(-inf) among them. */
+/* exp(x) for x < 88 (float64: 709) or NaN, to about 1 ulp; exp(-inf) is 0. Results under the smallest normal number are zero
+ * too, but where one instruction scales by a power of two they are right. */
 TD_INLINE vec v_exp(vec x) {
 #if REAL_BITS == 32
     const real shift = 0x1.8p23f + 127, ln2_hi = 0x1.63p-1f, ln2_lo = -0x1.bd0106p-13f, lowest = -0x1.5d589ep6f;
     static const real c[] = {0.00138145986f, 0.00836871688f, 0.0416683880f, 0.166665206f, 0.499999934f, 1, 1};  /* minimax, 3e-9 */
-    enum { mantissa = 23 };
+    enum { mantissa = 23, nothing = -110 };
 #else
     const real shift = 0x1.8p52 + 1023, ln2_hi = 0x1.62e42fee00000p-1, ln2_lo = 0x1.a39ef35793c76p-33, lowest = -708.39641853226408;
     static const real c[] = {1 / 6227020800., 1 / 479001600., 1 / 39916800., 1 / 3628800., 1 / 362880., 1 / 40320., 1 / 5040.,
                              1 / 720., 1 / 120., 1 / 24., 1 / 6., .5, 1, 1};  /* the Taylor series: next term 4e-18 */
-    enum { mantissa = 52 };
+    enum { mantissa = 52, nothing = -750 };
+#endif
+#if TD_VEC == 64
+    x = v_max(v_set(nothing), x);
 #endif
     const vec biased = x * (real)1.4426950408889634 + shift;   /* its low bits are round(x / ln 2) + exponent bias */
     const vec n = biased - shift;
     const vec r = (x - n * ln2_hi) - n * ln2_lo;
     vec p = v_set(c[0]);
     _Pragma("GCC unroll 16") for (size_t i = 1; i < sizeof c / sizeof *c; i++) p = p * r + c[i];
+#if TD_VEC == 64
+    (void)lowest;
+    return NAME(v_scale)(p, n);
+#else
     const vec scaled = p * (vec)((vmask)biased << mantissa);
     return (vec)((vmask)scaled & ~(vmask)(x < lowest));
+#endif
+}
+
+/* exp(x) for any x; inf from half a unit of ln 2 below the largest finite result on. */
+TD_INLINE vec v_exp_any(vec x) {
+    const real top = REAL_BITS == 32 ? 88.9 : 710;
+    return v_exp(v_select((vmask)(x > top), v_set(top), x));
 }
 
 #if REAL_BITS == 32
@@ -220,12 +255,6 @@ static __attribute__((noinline, unused)) void rows_to_half(int code, uint16_t *h
     else for (int64_t i = 0; i < n; i++) h[i] = td_f32_to_bf16(buf[i]);
 }
 #endif
-
-/* exp(x) for any x; inf from half a unit of ln 2 below the largest finite result on. */
-TD_INLINE vec v_exp_any(vec x) {
-    const real top = REAL_BITS == 32 ? 88.9 : 710;
-    return v_exp(v_select((vmask)(x > top), v_set(top), x));
-}
 
 /* Row `at` of `n` elements stored as `code`, as reals: in place where the types agree, else converted into buf. */
 TD_INLINE const real *row_in(int code, const char *base, int64_t at, int64_t n, real *buf) {
@@ -259,18 +288,29 @@ TD_INLINE const real *row_param(int code, const char *base, int64_t n, real **bu
     return row;
 }
 
-/* The largest element, NaN passed over; -inf for none. Claims the output row y meanwhile. */
-TD_INLINE real row_max(const real *x, const real *y, int64_t n) {
+/* The largest element, NaN passed over; -inf for none. */
+TD_INLINE real row_max(const real *x, int64_t n) {
     vec m[4];
     for (int u = 0; u < 4; u++) m[u] = v_set(-INFINITY);
-    FOR_VECTORS(n, __builtin_prefetch(y + at, 1); m[u] = v_max(v_get(x + at, k, -INFINITY), m[u]););
+    FOR_VECTORS(n, m[u] = v_max(v_get(x + at, k, -INFINITY), m[u]););
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
-/* The sum of a row. Claims the output row y meanwhile. */
-TD_INLINE real row_sum(const real *x, const real *y, int64_t n) {
+TD_INLINE real row_sum(const real *x, int64_t n) {
     vec s[4] = {{0}};
-    FOR_VECTORS(n, __builtin_prefetch(y + at, 1); s[u] += v_get(x + at, k, 0););
+    FOR_VECTORS(n, s[u] += v_get(x + at, k, 0););
+    return v_sum((s[0] + s[1]) + (s[2] + s[3]));
+}
+
+/* The sum of a * b, or of a alone where b is NULL. */
+TD_INLINE real row_dot(const real *a, const real *b, int64_t n) {
+    const int64_t ahead = TD_MIN(n, ROWS_PREFETCH_MAX);
+    vec s[4] = {{0}};
+    FOR_VECTORS(n,
+        vec v = v_get(a + at, k, 0);
+        fetch_ahead(a + at + ahead);
+        if (b) { fetch_ahead(b + at + ahead); v *= v_get(b + at, k, 0); }
+        s[u] += v;);
     return v_sum((s[0] + s[1]) + (s[2] + s[3]));
 }
 
@@ -290,7 +330,7 @@ TD_INLINE real row_exp(real *y, const real *x, real shift, int64_t n) {
     const int64_t ahead = TD_MIN(n, ROWS_PREFETCH_MAX);
     vec s[4] = {{0}};
     FOR_VECTORS(n,
-        __builtin_prefetch(x + at + ahead);
+        fetch_ahead(x + at + ahead);
         vec e = v_exp(v_get(x + at, k, -INFINITY) - shift);
         if (k < LANES) e = v_select((vmask)(v_lanes() < (real_bits)k), e, (vec){0});  /* -inf - -inf in the idle lanes */
         s[u] += e;

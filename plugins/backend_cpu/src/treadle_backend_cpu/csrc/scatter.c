@@ -1,7 +1,9 @@
-/* scatter_nd: y = a copy of x whose rows, picked by index tuples, are set to or combined with rows of updates.
+/* scatter_nd: y = a copy of x whose rows, picked by index tuples, are set to or combined with rows
+ * of updates.
  *
- * Updates of one row are applied in their order in the list, whatever the number of threads: threads share the work by
- * columns of the rows, never by updates. Rows too narrow to share are done by one thread. */
+ * Updates of one row are applied in their order in the list, whatever the number of threads:
+ * threads share the work by columns of the rows, never by updates. Rows too narrow to share are
+ * done by one thread. */
 #include "index_list.h"
 #include "order_keys.h"
 #include "scalar.h"
@@ -12,25 +14,27 @@ enum { LINE = 64, SMALL = 32768, COPY_BYTES = 1 << 18 };
 
 typedef struct { int64_t flip, inf; } td_order;
 
-/* For each of n updates: columns of row row[j] of y take those of row j of u; both have ld elements a row. */
-typedef void (*td_apply)(void *y, const void *u, const int64_t *row, int64_t n, int64_t ld, int64_t w, td_order o);
+/* For each of n updates: columns of row row[j] of y take those of row j of u; both have ld
+ * elements a row. */
+typedef void (*td_apply)(void *y, const void *u, const int64_t *row, int64_t n, int64_t ld,
+                         int64_t w, td_order o);
 
-#define APPLY(name, T, OP)                                                                           \
-    static void name(void *y_, const void *u_, const int64_t *row, int64_t n, int64_t ld,            \
-                     int64_t w, td_order o) {                                                        \
-        const T *u = u_;                                                                             \
-        const T flip = (T)o.flip, inf = (T)o.inf;                                                    \
-        (void)flip, (void)inf;                                                                       \
-        if (w == 1)                                                                                  \
-            for (int64_t j = 0; j < n; j++) {                                                        \
-                T *y = (T *)y_ + row[j] * ld;                                                        \
-                *y = OP(*y, u[j * ld]);                                                              \
-            }                                                                                        \
-        else                                                                                         \
-            for (int64_t j = 0; j < n; j++, u += ld) {                                               \
-                T *y = (T *)y_ + row[j] * ld;                                                        \
-                _Pragma("GCC ivdep") for (int64_t c = 0; c < w; c++) y[c] = OP(y[c], u[c]);          \
-            }                                                                                        \
+#define APPLY(name, T, OP)                                                                  \
+    static void name(void *y_, const void *u_, const int64_t *row, int64_t n, int64_t ld,   \
+                     int64_t w, td_order o) {                                               \
+        const T *u = u_;                                                                    \
+        const T flip = (T)o.flip, inf = (T)o.inf;                                           \
+        (void)flip, (void)inf;                                                              \
+        if (w == 1)                                                                         \
+            for (int64_t j = 0; j < n; j++) {                                               \
+                T *y = (T *)y_ + row[j] * ld;                                               \
+                *y = OP(*y, u[j * ld]);                                                     \
+            }                                                                               \
+        else                                                                                \
+            for (int64_t j = 0; j < n; j++, u += ld) {                                      \
+                T *y = (T *)y_ + row[j] * ld;                                               \
+                _Pragma("GCC ivdep") for (int64_t c = 0; c < w; c++) y[c] = OP(y[c], u[c]); \
+            }                                                                               \
     }
 #define SUM(a, b) ((a) + (b))
 #define PRODUCT(a, b) ((a) * (b))
@@ -58,10 +62,11 @@ APPLY(mul_bf16, uint16_t, PRODUCT_BF16)
 APPLY(mul_f32, float, PRODUCT)
 APPLY(mul_f64, double, PRODUCT)
 
-/* The element with the larger key: integers with `flip` bits inverted (unsigned, or for a minimum), floats mirrored below
- * zero so that -0 < +0 and with every NaN on top. */
+/* The element with the larger key: integers with `flip` bits inverted (unsigned, or for a
+ * minimum), floats mirrored below zero so that -0 < +0 and with every NaN on top. */
 #define LARGER(a, b) (((b) ^ flip) > ((a) ^ flip) ? (b) : (a))
-#define LARGER_F16(a, b) (td_key16((int16_t)((b) ^ flip), inf) > td_key16((int16_t)((a) ^ flip), inf) ? (b) : (a))
+#define KEY16(v) td_key16((int16_t)((v) ^ flip), inf)
+#define LARGER_F16(a, b) (KEY16(b) > KEY16(a) ? (b) : (a))
 #define LARGER_F32(a, b) (td_key32((b) ^ flip, inf) > td_key32((a) ^ flip, inf) ? (b) : (a))
 #define LARGER_F64(a, b) (td_key64((b) ^ flip, inf) > td_key64((a) ^ flip, inf) ? (b) : (a))
 APPLY(max_8, int8_t, LARGER)
@@ -73,12 +78,15 @@ APPLY(max_f32, int32_t, LARGER_F32)
 APPLY(max_f64, int64_t, LARGER_F64)
 
 /* bool adds as a maximum (or) and multiplies as a minimum (and). */
-static const td_apply adds[TD_DTYPES] = {max_8, add_8, add_16, add_32, add_64, add_8, add_16, add_32, add_64,
-                                         add_f16, add_bf16, add_f32, add_f64};
-static const td_apply muls[TD_DTYPES] = {max_8, mul_8, mul_16, mul_32, mul_64, mul_8, mul_16, mul_32, mul_64,
-                                         mul_f16, mul_bf16, mul_f32, mul_f64};
-static const td_apply maxima[TD_DTYPES] = {max_8, max_8, max_16, max_32, max_64, max_8, max_16, max_32, max_64,
-                                           max_f16, max_f16, max_f32, max_f64};
+static const td_apply adds[TD_DTYPES] = {
+    max_8, add_8, add_16, add_32, add_64, add_8, add_16, add_32, add_64,
+    add_f16, add_bf16, add_f32, add_f64};
+static const td_apply muls[TD_DTYPES] = {
+    max_8, mul_8, mul_16, mul_32, mul_64, mul_8, mul_16, mul_32, mul_64,
+    mul_f16, mul_bf16, mul_f32, mul_f64};
+static const td_apply maxima[TD_DTYPES] = {
+    max_8, max_8, max_16, max_32, max_64, max_8, max_16, max_32, max_64,
+    max_f16, max_f16, max_f32, max_f64};
 
 static td_order order_of(int64_t mode, int64_t dtype) {
     static const int64_t inf[] = {0x7c00, 0x7f80, 0x7f800000, 0x7ff0000000000000};
@@ -105,10 +113,12 @@ static void copy_task(int64_t t, void *ctx) {
     memcpy(b->y + at, b->x + at, (size_t)TD_MIN(COPY_BYTES, b->bytes - at));
 }
 
-static void set_rows(const td_job *b, const char *u, const int64_t *row, int64_t n, int64_t first, int64_t w) {
+/* As td_apply, for columns that start at y and u. */
+static void set_rows(const td_job *b, char *y, const char *u, const int64_t *row, int64_t n,
+                     int64_t w) {
     const int64_t pitch = b->ld * b->size;
     for (int64_t j = 0; j < n; j++)
-        memcpy(b->y + row[j] * pitch + first * b->size, u + j * pitch + first * b->size, (size_t)(w * b->size));
+        memcpy(y + row[j] * pitch, u + j * pitch, (size_t)(w * b->size));
 }
 
 static void task(int64_t t, void *ctx) {
@@ -117,14 +127,16 @@ static void task(int64_t t, void *ctx) {
     const int64_t first = t * b->columns, w = TD_MIN(b->columns, b->ld - first);
     for (int64_t i = 0; i < b->list.count; i += TD_INDEX_BLOCK) {
         const int64_t n = TD_MIN(TD_INDEX_BLOCK, b->list.count - i);
-        const char *u = b->u + i * b->ld * b->size;
+        const char *u = b->u + (i * b->ld + first) * b->size;
         td_index_rows(&b->list, i, n, row);
-        if (b->apply) b->apply(b->y + first * b->size, u + first * b->size, row, n, b->ld, w, b->order);
-        else set_rows(b, u, row, n, first, w);
+        char *y = b->y + first * b->size;
+        if (b->apply) b->apply(y, u, row, n, b->ld, w, b->order);
+        else set_rows(b, y, u, row, n, w);
     }
 }
 
-/* Columns of one task: an equal share of the threads in whole cache lines, everything where sharing does not pay. */
+/* Columns of one task: an equal share of the threads in whole cache lines, everything where
+ * sharing does not pay. */
 static int64_t share(const td_job *b) {
     const int64_t line = LINE / b->size, threads = td_threads();
     if (b->list.count * b->ld < SMALL) return b->ld;
@@ -134,7 +146,8 @@ static int64_t share(const td_job *b) {
 /* i: mode, dtype, elements of a row, elements of x, whether indices are int64, count, k, k sizes */
 static int KERNEL(scatter_nd)(const td_plan *p, char **io) {
     const int64_t *i = p->i;
-    td_job b = {.list = {.index = io[1], .sizes = i + 7, .count = i[5], .k = (int)i[6], .wide = (int)i[4]},
+    td_job b = {.list = {.index = io[1], .sizes = i + 7, .count = i[5], .k = (int)i[6],
+                         .wide = (int)i[4]},
                 .order = order_of(i[0], i[1]), .ld = i[2], .size = td_dtype_size[i[1]],
                 .x = io[0], .u = io[2], .y = io[3]};
     const int status = td_index_check(&b.list, "scatter_nd");

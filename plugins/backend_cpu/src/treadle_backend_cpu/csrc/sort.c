@@ -1,8 +1,9 @@
 /* Stable sort along the last axis, with values and int64 indices; NaN last, first when descending.
  *
- * Elements become unsigned keys in the wanted order. A key of 32 bits and its index share one 64-bit item, longer keys
- * make a pair. Short runs are merged, longer ones sorted by digits; a row that is large beside few others is cut into
- * pieces for the threads, whose merging is cut as well. A stable sort has one result, so none of this shows in it. */
+ * Elements become unsigned keys in the wanted order. A key of 32 bits and its index share one
+ * 64-bit item, longer keys make a pair. Short runs are merged, longer ones sorted by digits; a
+ * row that is large beside few others is cut into pieces for the threads, whose merging is cut
+ * as well. A stable sort has one result, so none of this shows in it. */
 #include "ranks.h"
 #include <string.h>
 
@@ -39,7 +40,8 @@ typedef struct {
     char *values;
     int64_t *indices;
     /* one large row, cut for the threads */
-    int64_t row, pieces, runs;  /* runs: how many sorted runs are left; each is pieces / runs pieces */
+    int64_t row, pieces;
+    int64_t runs;               /* how many sorted runs are left, of pieces / runs pieces each */
     void *items, *spare;
     int failed;
 } td_job;
@@ -58,8 +60,10 @@ static void pack(const td_job *b, const char *x, int64_t from, int64_t to, void 
             }
         } else {
             const uint32_t flip = b->descending ? INT32_MAX : 1u << 31;
-            for (int64_t j = 0; j < n; j++)
-                ((uint64_t *)items)[i + j] = (uint64_t)((uint32_t)keys.narrow[j] ^ flip) << 32 | (uint64_t)(i + j);
+            for (int64_t j = 0; j < n; j++) {
+                const uint64_t key = (uint32_t)keys.narrow[j] ^ flip;
+                ((uint64_t *)items)[i + j] = key << 32 | (uint64_t)(i + j);
+            }
         }
     }
 }
@@ -75,8 +79,10 @@ static void unpack(const td_job *b, int64_t row, int64_t from, int64_t to, const
         const int64_t n = TD_MIN(BLOCK, to - i);
         int64_t *at = b->indices ? b->indices + row * b->n + i : local;
         char *y = b->values + (row * b->n + i) * size;
-        if (b->wide) for (int64_t j = 0; j < n; j++) at[j] = (int64_t)((const td_pair *)items)[i + j].at;
-        else for (int64_t j = 0; j < n; j++) at[j] = ((const uint64_t *)items)[i + j] & UINT32_MAX;
+        const td_pair *pair = (const td_pair *)items + i;
+        const uint64_t *item = (const uint64_t *)items + i;
+        if (b->wide) for (int64_t j = 0; j < n; j++) at[j] = (int64_t)pair[j].at;
+        else for (int64_t j = 0; j < n; j++) at[j] = item[j] & UINT32_MAX;
         if (!b->values) continue;
         if (size == 1) PICK(uint8_t);
         else if (size == 2) PICK(uint16_t);
@@ -112,28 +118,32 @@ static int64_t start(const td_job *b, int64_t piece) {
 
 static void piece_task(int64_t t, void *ctx) {
     const td_job *b = ctx;
-    const int64_t from = start(b, t), n = start(b, t + 1) - from;
-    char *a = (char *)b->items + from * (int64_t)item_size(b), *c = (char *)b->spare + from * (int64_t)item_size(b), *done;
+    const int64_t from = start(b, t), n = start(b, t + 1) - from, at = from * (int64_t)item_size(b);
+    char *a = (char *)b->items + at, *c = (char *)b->spare + at, *done;
     pack(b, b->x + b->row * b->n * b->kind->size, from, from + n, b->items);
     if (b->wide) done = (char *)wide_sort((td_pair *)a, (td_pair *)c, n);
     else done = (char *)narrow_sort((uint64_t *)a, (uint64_t *)c, n);
     if (done != a) memcpy(a, done, (size_t)n * item_size(b));
 }
 
-/* Merges two neighbouring runs; task t does the share of the result that as many tasks as pieces get. */
+/* Merges two neighbouring runs; task t does the share of the result that as many tasks as pieces
+ * get. */
 static void merge_task(int64_t t, void *ctx) {
     const td_job *b = ctx;
-    const int64_t length = b->pieces / b->runs, first = t / (2 * length) * 2 * length; /* in pieces */
-    const int64_t at = start(b, first), middle = start(b, first + length), end = start(b, first + 2 * length);
-    const int64_t from = start(b, t) - at, to = start(b, t + 1) - at, na = middle - at, nb = end - middle;
+    const int64_t length = b->pieces / b->runs, first = t / (2 * length) * 2 * length; /* pieces */
+    const int64_t at = start(b, first), middle = start(b, first + length);
+    const int64_t na = middle - at, nb = start(b, first + 2 * length) - middle;
+    const int64_t from = start(b, t) - at, to = start(b, t + 1) - at;
     if (b->wide) {
         const td_pair *x = (td_pair *)b->items + at, *y = (td_pair *)b->items + middle;
+        td_pair *out = (td_pair *)b->spare + at + from;
         const int64_t i = wide_split(x, na, y, nb, from), j = wide_split(x, na, y, nb, to);
-        wide_merge(x + i, j - i, y + from - i, to - from - (j - i), (td_pair *)b->spare + at + from);
+        wide_merge(x + i, j - i, y + from - i, to - from - (j - i), out);
     } else {
         const uint64_t *x = (uint64_t *)b->items + at, *y = (uint64_t *)b->items + middle;
+        uint64_t *out = (uint64_t *)b->spare + at + from;
         const int64_t i = narrow_split(x, na, y, nb, from), j = narrow_split(x, na, y, nb, to);
-        narrow_merge(x + i, j - i, y + from - i, to - from - (j - i), (uint64_t *)b->spare + at + from);
+        narrow_merge(x + i, j - i, y + from - i, to - from - (j - i), out);
     }
 }
 
@@ -169,13 +179,15 @@ static int KERNEL(sort)(const td_plan *p, char **io) {
     if (b.rows * b.n == 0) return TD_OK;
     b.wide = b.kind->wide || b.n > (int64_t)UINT32_MAX;
     int64_t pieces = 1;
-    while (pieces * b.rows < td_threads() && pieces < MOST_PIECES && b.n / (2 * pieces) >= PIECE) pieces *= 2;
+    const int64_t most = TD_MIN(MOST_PIECES, b.n / PIECE);
+    while (pieces * b.rows < td_threads() && 2 * pieces <= most) pieces *= 2;
     if (pieces > 1) sort_large(&b, pieces);
     else {
         b.span = TD_MAX(1, GRAIN / b.n);
         td_parallel((b.rows + b.span - 1) / b.span, rows_task, &b);
     }
-    return b.failed ? td_fail(TD_ERR_MEMORY, "sort: no memory for a row of %lld elements", (long long)b.n) : TD_OK;
+    if (!b.failed) return TD_OK;
+    return td_fail(TD_ERR_MEMORY, "sort: no memory for a row of %lld elements", (long long)b.n);
 }
 
 const td_entry KERNEL(sort_table)[] = {{"sort", KERNEL(sort)}, {0, 0}};

@@ -1,8 +1,7 @@
-/* Sorting one run of ITEMs; included once for each kind of item, with
- *   ITEM, NAME(f)      the type and how its functions are called
- *   BEFORE(a, b)       whether item a must come before b; of equals the one that is first stays first
- *   DIGIT(e, d)        byte d of the item's key, least significant first; DIGITS of them
- *   RADIX_FROM         runs at least this long are sorted by digits */
+/* Sorting one run of ITEMs; included once for each kind of item, with ITEM, NAME(f) the type and
+ * how its functions are called BEFORE(a, b) whether item a must come before b; of equals the one
+ * that is first stays first DIGIT(e, d) byte d of the item's key, least significant first;
+ * DIGITS of them RADIX_FROM runs at least this long are sorted by digits */
 
 static void NAME(insert)(ITEM *a, int64_t n) {
     for (int64_t i = 1; i < n; i++) {

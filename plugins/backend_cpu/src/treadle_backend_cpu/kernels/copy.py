@@ -21,18 +21,22 @@ def cast(backend, call):
         return _bind(out_bytes(call)[0], copy_ints(x.dtype.itemsize, x.shape, dense, x.strides))
     cost = work(numel(x.shape) * (x.dtype.itemsize + y.dtype.itemsize))
     ints = elementwise_ints(x.shape, [x.strides])
-    return native.bind(f"cast_{x.dtype.short}_{y.dtype.short}", 1, out_bytes(call), ints, (), b"\xff", cost)
+    return native.bind(
+        f"cast_{x.dtype.short}_{y.dtype.short}", 1, out_bytes(call), ints, (), b"\xff", cost
+    )
 
 
 @kernel("bitcast", layouts="dense")
 def bitcast(backend, call):
-    """Bind the copy of all bytes; the dtypes' sizes may differ, then only the last dimension does."""
+    """Bind the copy of all bytes; where the dtypes' sizes differ, so do the last dimensions."""
     nbytes = out_bytes(call)[0]
     return native.bind("copy_dense", 1, (nbytes,), (nbytes,), (), b"\xff", work(2 * nbytes))
 
 
 def _order(shape, dst, src):
-    """Merge dimensions and order them for copy.c: the destination's nearest one last, of the others the source's before it."""
+    """Merge dimensions and order them for copy.c.
+
+    The destination's nearest one comes last, of the others the source's nearest before it."""
     shape, dst, src = collapse(*_sorted(shape, dst, src))
     dims = list(zip(shape, dst, src, strict=True))
     if len(dims) > 2:
@@ -54,10 +58,11 @@ def _is_transposed(dims):
 
 
 def copy_ints(itemsize, shape, dst, src):
-    """Return (kernel, its parameters, bytes moved) for a copy between two layouts of one shape; strides count elements."""
+    """Return (kernel, its parameters, bytes moved) for a copy between two layouts of a shape."""
     nbytes = numel(shape) * itemsize
     dims = _order(shape, dst, src)
-    if dims[0][0] == 1 and len(dims) == 2 and dims[1][1:] == (1, 1) or nbytes == 0:
+    flat = len(dims) == 2 and dims[0][0] == 1 and dims[1][1:] == (1, 1)
+    if flat or nbytes == 0:
         return "copy_dense", (nbytes,), nbytes
     row_bytes = dims[-1][0] * itemsize
     rows = max(1, TASK_BYTES // row_bytes)
@@ -65,8 +70,8 @@ def copy_ints(itemsize, shape, dst, src):
         rows = max(rows // (LINE // itemsize), 1) * (LINE // itemsize)
     lines = all(stride * itemsize % LINE == 0 for _, stride, _ in dims[:-1])
     stream = int(nbytes >= STREAM_BYTES and (lines or row_bytes >= 16 * LINE))
-    flat = [tuple(dim[k] for dim in dims) for k in range(3)]
-    return "copy_strided", (itemsize, len(dims), stream, rows, *flat[0], *flat[1], *flat[2]), nbytes
+    shape, dst, src = zip(*dims, strict=True)
+    return "copy_strided", (itemsize, len(dims), stream, rows, *shape, *dst, *src), nbytes
 
 
 def _bind(out, copy):
@@ -76,22 +81,25 @@ def _bind(out, copy):
 
 def _reach(shape, strides):
     """Return how many elements a layout spans from its first one forwards."""
-    return 0 if 0 in shape else 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
+    if 0 in shape:
+        return 0
+    return 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
 
 
-_BOUND = {}  # in the order of binding
+_BOUND = {}
 
 
 def copy_strided(dst, dst_shape, dst_strides, src, src_strides, itemsize):
-    """Copy elements of one shape between two layouts, strides in elements; the regions must not overlap.
+    """Copy elements of one shape between two layouts that do not overlap; strides in elements.
 
-    A source stride may be 0 or negative, a destination's negative. Kernels are kept for the last 1024 pairs of layouts."""
+    A source's stride may be 0 or negative, a destination's negative. Up to 1024 pairs of layouts
+    keep their kernels. Raises ValueError where the destination's storage is too small."""
     key = (dst_shape, dst_strides, src_strides, itemsize)
     run = _BOUND.get(key)
     if run is None:
         nbytes = _reach(dst_shape, dst_strides) * itemsize
         run = _bind(nbytes, copy_ints(itemsize, dst_shape, dst_strides, src_strides))
+        if len(_BOUND) >= MAX_BOUND:
+            _BOUND.clear()
         _BOUND[key] = run
-        if len(_BOUND) > MAX_BOUND:
-            _BOUND.pop(next(iter(_BOUND)))
     run(src, dst)

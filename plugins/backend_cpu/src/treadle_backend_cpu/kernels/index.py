@@ -22,8 +22,9 @@ def gather_nd(backend, call):
     """Bind a gather of rows."""
     x, i = call.ins
     row = prod(x.shape[i.shape[-1] :]) * x.dtype.itemsize
+    ints = (row, *_tuples(x, i))
     nbytes = 2 * numel(call.outs[0].shape) * x.dtype.itemsize + numel(i.shape) * i.dtype.itemsize
-    return native.bind("gather_nd", 2, out_bytes(call), (row, *_tuples(x, i)), (), b"\xff\xff", work(nbytes))
+    return native.bind("gather_nd", 2, out_bytes(call), ints, (), b"\xff\xff", work(nbytes))
 
 
 @kernel("scatter_nd", dtypes=ALL, layouts="dense")
@@ -32,7 +33,8 @@ def scatter_nd(backend, call):
     x, i, u = call.ins
     mode, row = MODES[call.attrs["mode"]], prod(x.shape[i.shape[-1] :])
     ints = (mode, x.dtype.code, row, numel(x.shape), *_tuples(x, i))
-    nbytes = (2 * numel(x.shape) + 3 * numel(u.shape)) * x.dtype.itemsize + numel(i.shape) * i.dtype.itemsize
+    moved = (2 * numel(x.shape) + 3 * numel(u.shape)) * x.dtype.itemsize
+    nbytes = moved + numel(i.shape) * i.dtype.itemsize
     return native.bind("scatter_nd", 3, out_bytes(call), ints, (), b"\xff\xff\xff", work(nbytes))
 
 
@@ -48,9 +50,10 @@ def sort(backend, call):
 
 @kernel("iota", dtypes=ALL, layouts="dense")
 def iota(backend, call):
-    """Bind a line start + i * step: in int64 where both are integers and so is the result, else in double."""
+    """Bind start + i * step: in int64 where both are integers and so is the result, else in double."""
     y = call.outs[0]
     whole = y.dtype.kind in "biu" and all(x in (int, bool) for x in call.ins)
     ints = (numel(y.shape), y.dtype.code, int(whole))
     codes = bytes([INT64 if whole else FLOAT64] * 2)
-    return native.bind("iota", 2, out_bytes(call), ints, (), codes, work(numel(y.shape) * y.dtype.itemsize))
+    nanoseconds = work(numel(y.shape) * y.dtype.itemsize)
+    return native.bind("iota", 2, out_bytes(call), ints, (), codes, nanoseconds)

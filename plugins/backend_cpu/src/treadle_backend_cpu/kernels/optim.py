@@ -14,15 +14,17 @@ def _bind(call, lists, numbers, ints, floats):
     """Bind a list op with so many lists and numbers, or decline what the C code does not take."""
     n = call.attrs["n"]
     tensors, rest = call.ins[: n * lists], call.ins[n * lists :]
-    if not n or len(rest) != numbers or not all(isinstance(x, type) for x in rest) or not all(call.want):
+    if not n or len(rest) != numbers or not all(call.want):
+        return None
+    if not all(isinstance(x, type) for x in rest):
         return None
     if len({x.dtype.name for x in (*tensors, *call.outs)}) != 1:
         return None
     starts = accumulate((numel(x.shape) for x in tensors[:n]), initial=0)
     nbytes = sum(numel(x.shape) for x in (*tensors, *call.outs)) * tensors[0].dtype.itemsize
     codes = bytes([STORAGE] * len(tensors) + [NUMBER] * numbers)
-    ints = (tensors[0].dtype.code, n, *ints, *starts)
-    return native.bind(call.op.name, len(call.ins), out_bytes(call), ints, floats, codes, work(nbytes))
+    ints, name = (tensors[0].dtype.code, n, *ints, *starts), call.op.name
+    return native.bind(name, len(call.ins), out_bytes(call), ints, floats, codes, work(nbytes))
 
 
 @kernel("sgd_step", dtypes=FLOATS, layouts="dense", inplace=True)

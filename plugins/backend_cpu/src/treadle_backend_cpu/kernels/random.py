@@ -1,4 +1,4 @@
-"""Random numbers and dropout; their bits are part of the contract (csrc/random.c states every step)."""
+"""Random numbers and dropout; their bits are part of the contract: csrc/random.c has every step."""
 
 from treadle.runtime.backend import kernel
 
@@ -27,4 +27,5 @@ def dropout(backend, call):
     x = call.ins[0]
     n = numel(x.shape)
     ints, p = (n, x.dtype.code), (float(call.attrs["p"]),)
-    return native.bind("dropout", 2, out_bytes(call), ints, p, b"\xff\xff", work(2 * n * x.dtype.itemsize, n * 60))
+    nanoseconds = work(2 * n * x.dtype.itemsize, n * FLOPS["random_uniform"])
+    return native.bind("dropout", 2, out_bytes(call), ints, p, b"\xff\xff", nanoseconds)
