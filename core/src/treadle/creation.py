@@ -14,7 +14,7 @@ from treadle.op import CATALOGUE, INTERPRETER, STATE
 from treadle.runtime import dispatch
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import get_default_device, host_device
-from treadle.shapes import sizes
+from treadle.shapes import integers, sizes
 from treadle.sig import dense_sig, sig_of
 from treadle.spec import Spec
 
@@ -72,7 +72,8 @@ def to_array(data: Any, kind: DType | None = None) -> Any:
             if kind is not None and _all_ints(data):
                 array = _exact(data, kind)
             else:
-                raise DTypeError(f"tensor: cannot make numbers of {type(data).__name__} with values like {_example(array)}")
+                what = "fit into 64 bits integers" if _all_ints(data) else f"make numbers of {type(data).__name__} with values"
+                raise DTypeError(f"tensor: cannot {what} like {_example(array)}")
         elif array.dtype == np.float64 and (kind is None or kind.kind != "f"):
             array = array.astype(dtypes.get_default_dtype().np) if kind is None else array
         elif array.size == 0 and kind is None and not isinstance(data, (bool, int)):
@@ -142,7 +143,7 @@ def from_numpy(array: Any, device: Placement = None) -> Tensor:
 
     >>> import numpy as np, treadle as td
     >>> a = np.zeros(2, np.float32)
-    >>> x = td.from_numpy(a, "reference")
+    >>> x = td.from_numpy(a)
     >>> a[0] = 5
     >>> x
     tensor([5., 0.])
@@ -177,9 +178,7 @@ def _first(array: Any) -> Any:
 
 def _shape(op: str, size: tuple[Any, ...]) -> tuple[int, ...]:
     """Sizes given as one sequence or as separate integers."""
-    if len(size) == 1 and not hasattr(size[0], "__index__"):
-        size = tuple(size[0])
-    return sizes(op, size)
+    return sizes(op, integers(op, size))
 
 
 def full_of(shape: Sequence[int], value: Any, kind: DType, place: Device) -> Tensor:
@@ -235,9 +234,10 @@ def full(size: Any, fill_value: Any, dtype: Any = None, device: Placement = None
     tensor([7, 7])
     """
     fill_value = fill_value.item() if isinstance(fill_value, (Tensor, np.generic)) else fill_value
+    if not isinstance(fill_value, (bool, int, float)):
+        raise DTypeError(f"full: the value must be a number: {fill_value!r}")
     kind = dtypes.dtype(dtype) if dtype is not None else dtypes.get_default_dtype() if isinstance(fill_value, float) else dtypes.dtype(type(fill_value))
-    shape = _shape("full", (size,)) if not hasattr(size, "__index__") else sizes("full", (size,))
-    return _finish(full_of(shape, fill_value, kind, _place(device)), requires_grad)
+    return _finish(full_of(_shape("full", (size,)), fill_value, kind, _place(device)), requires_grad)
 
 
 def _like(maker: Any) -> Any:
@@ -292,6 +292,8 @@ def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device
     """
     start, end = (0, start) if end is None else (start, end)
     start, end, step = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, end, step))
+    if not all(isinstance(v, (int, float)) for v in (start, end, step)):
+        raise DTypeError(f"arange: start, end and step must be numbers: {start!r}, {end!r}, {step!r}")
     if step == 0:
         raise ArgumentError("arange: step must not be zero")
     exact = all(isinstance(v, int) for v in (start, end, step))
@@ -328,13 +330,20 @@ def eye(n: int, m: int | None = None, dtype: Any = None, device: Placement = Non
 
 
 def from_dlpack(x: Any) -> Tensor:
-    """Return a tensor that shares memory with any object that speaks DLPack on host memory.
+    """Return a tensor that shares memory with any object that speaks DLPack on host memory (read-only memory is copied).
+
+    DTypeError for types and devices that NumPy cannot import, bfloat16 among them.
 
     >>> import numpy as np, treadle as td
     >>> td.from_dlpack(np.arange(3)).dtype
     treadle.int64
     """
-    array = np.from_dlpack(x)
+    if not hasattr(x, "__dlpack__"):
+        raise ArgumentError(f"from_dlpack: expected an object with __dlpack__, not {type(x).__name__}")
+    try:
+        array = np.from_dlpack(x)
+    except (RuntimeError, BufferError) as e:  # another device, or a type that NumPy's side of the protocol does not know
+        raise DTypeError(f"from_dlpack: {e}") from None
     if not array.flags.writeable and hasattr(x, "__array_interface__"):
         array = np.asarray(x)
     return from_numpy(array)

@@ -1,5 +1,6 @@
 """DType values, PyTorch's promotion rules, and the category order behind them."""
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -89,6 +90,11 @@ def set_default_dtype(d: "DType | str") -> None:
     if d.kind != "f":
         raise DTypeError(f"set_default_dtype: only floating-point types are supported: {d}")
     _Default.dtype = d
+    for listener in DEFAULT_CHANGED:
+        listener()
+
+
+DEFAULT_CHANGED: list[Callable[[], None]] = []  # who remembers results that depend on the default
 
 
 def dtype(x: Any) -> DType:

@@ -74,12 +74,13 @@ class ErrorCase(NamedTuple):
 class Num(NamedTuple):
     """Numeric class: how far a kernel may be from the float64 reference (CONTRACT: Numerics)."""
 
-    kind: str  # exact | ulp | contract
+    kind: str  # exact | ulp | contract | mixed | stepwise
     limit: float = 0.0
 
 
 EXACT = Num("exact")
 CONTRACT_CLASS = Num("contract", 4.0)
+STEPWISE = Num("stepwise", 4.0)  # contract, but every step rounds to the element type: updates that land one by one
 
 
 def ulp(limit: float) -> Num:
@@ -87,6 +88,7 @@ def ulp(limit: float) -> Num:
 
 
 CATALOGUE: dict[str, "Op"] = {}
+FN: dict[str, Callable[..., Any]] = {}  # the ops' functions themselves: one frame less than calling the op
 INSTALLERS: list[Callable[["Op"], None]] = []  # the eager engine adds itself here; ops declared later are installed at once
 
 

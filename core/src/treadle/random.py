@@ -8,9 +8,10 @@ from treadle import creation, dtypes
 from treadle._tensor import Tensor, set_requires_grad
 from treadle.errors import ArgumentError
 from treadle.op import CATALOGUE as OPS
+from treadle.op import FN
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import get_default_device
-from treadle.shapes import sizes
+from treadle.shapes import integers, sizes
 
 
 class Generator:
@@ -102,12 +103,10 @@ def next_state(device: Any = None, generator: Generator | None = None) -> Tensor
 
 
 def _draw(op: str, size: tuple[Any, ...], dtype: Any, device: Any, generator: Generator | None, requires_grad: bool) -> Tensor:
-    if len(size) == 1 and not hasattr(size[0], "__index__"):
-        size = tuple(size[0])
     kind = dtypes.get_default_dtype() if dtype is None else dtypes.dtype(dtype)
     if kind.kind != "f":
         raise ArgumentError(f"{op}: a floating-point type is needed: {kind.name}")
-    x = OPS[op](next_state(device, generator), sizes(op, size), kind)
+    x = OPS[op](next_state(device, generator), sizes(op, integers(op, size)), kind)
     if requires_grad:
         set_requires_grad(x, True)
     return x
@@ -164,9 +163,9 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
         raise ArgumentError(f"randint: low must be below high, and both fit int64: [{low}, {high})")
     kind = dtypes.int64 if dtype is None else dtypes.dtype(dtype)
     state = next_state(device, generator)
-    bits = OPS["random_bits"](state, (*shape, 2)).to(dtypes.uint64)  # 64 bits a number: the bias of % is below 2**-32 for 32-bit spans
-    wide = OPS["bit_or"](OPS["shl"](bits[..., 0], 32), bits[..., 1])
-    return (OPS["rem"](wide, span).to(dtypes.int64) + int(low)).to(kind)
+    bits = FN["random_bits"](state, (*shape, 2)).to(dtypes.uint64)  # 64 bits a number: the bias of % is below 2**-32 for 32-bit spans
+    wide = FN["bit_or"](FN["shl"](bits[..., 0], 32), bits[..., 1])
+    return (FN["rem"](wide, span).to(dtypes.int64) + int(low)).to(kind)
 
 
 def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Generator | None = None) -> Tensor:
@@ -177,9 +176,9 @@ def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Genera
     [0, 1, 2, 3]
     """
     count = sizes("randperm", (n,))[0]
-    bits = OPS["random_bits"](next_state(device, generator), (count, 2)).to(dtypes.int64)
-    keys = OPS["bit_or"](OPS["shl"](OPS["shr"](bits[:, 0], 1), 32), bits[:, 1])
-    return OPS["sort"](keys)[1].to(dtypes.int64 if dtype is None else dtypes.dtype(dtype))
+    bits = FN["random_bits"](next_state(device, generator), (count, 2)).to(dtypes.int64)
+    keys = FN["bit_or"](FN["shl"](FN["shr"](bits[:, 0], 1), 32), bits[:, 1])
+    return FN["sort"](keys)[1].to(dtypes.int64 if dtype is None else dtypes.dtype(dtype))
 
 
 def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Tensor:
@@ -189,7 +188,7 @@ def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Tensor:
     >>> td.bernoulli(td.ones(2))
     tensor([1., 1.])
     """
-    u = OPS["random_uniform"](next_state(p.device, generator), p.shape, dtypes.float64 if p.dtype is dtypes.float64 else dtypes.float32)
+    u = FN["random_uniform"](next_state(p.device, generator), p.shape, dtypes.float64 if p.dtype is dtypes.float64 else dtypes.float32)
     return (u < p).to(p.dtype)
 
 
@@ -198,7 +197,7 @@ def multinomial(p: Tensor, num_samples: int, replacement: bool = False, *, gener
     if p.ndim not in (1, 2) or num_samples < 1 or (not replacement and num_samples > p.shape[-1]):
         raise ArgumentError(f"multinomial: cannot draw {num_samples} of shape {p.shape} {'with' if replacement else 'without'} replacement")
     shape = (*p.shape[:-1], num_samples, p.shape[-1]) if replacement else p.shape
-    u = OPS["random_uniform"](next_state(p.device, generator), shape, dtypes.float32)
+    u = FN["random_uniform"](next_state(p.device, generator), shape, dtypes.float32)
     score = p.log().unsqueeze(-2) if replacement else p.log()
     score = score - (-((u + 1e-20).log())).log()
     return score.argmax(-1) if replacement else score.topk(num_samples).indices

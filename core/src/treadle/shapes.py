@@ -115,6 +115,15 @@ def axes(op: str, given: Any, rank: int) -> Shape:
     return tuple(sorted(out)) if rank else ()
 
 
+def integers(op: str, given: tuple[Any, ...]) -> Shape:
+    """Return sizes or axes that were given as one sequence or as separate integers; ArgumentError for anything else."""
+    items = given[0] if len(given) == 1 and isinstance(given[0], Iterable) and not hasattr(given[0], "__index__") else given
+    try:
+        return tuple(n.__index__() for n in items)
+    except (TypeError, AttributeError):
+        raise ArgumentError(f"{op}: a shape must be integers: {given[0] if len(given) == 1 else given!r}") from None
+
+
 def sizes(op: str, given: Any) -> Shape:
     """Return given as a tuple of non-negative sizes whose product is a possible tensor; ShapeError otherwise."""
     try:
@@ -125,9 +134,15 @@ def sizes(op: str, given: Any) -> Shape:
         raise ShapeError(f"{op}: {len(out)} dimensions are more than the {MAX_DIMS} supported: {out}")
     if any(n < 0 for n in out):
         raise ShapeError(f"{op}: sizes must not be negative: {out}")
-    if math.prod(out) > MAX_ELEMENTS:
-        raise ShapeError(f"{op}: shape {out} has {math.prod(out)} elements, more than any memory")
+    check_count(op, out)
     return out
+
+
+def check_count(op: str, shape: Sequence[int]) -> None:
+    """ShapeError for shapes whose elements (or strides, where a size is 0) could not be counted in 64 bits."""
+    count = math.prod(max(n, 1) for n in shape)
+    if count > MAX_ELEMENTS:
+        raise ShapeError(f"{op}: shape {tuple(shape)} has {count} elements, more than any memory")
 
 
 def reduced(shape: Shape, over: Shape, keepdims: bool) -> Shape:

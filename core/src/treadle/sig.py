@@ -7,7 +7,7 @@ being one object; the table is emptied when it grows too large.
 
 from typing import Any
 
-from treadle.dtypes import DType
+from treadle.dtypes import DEFAULT_CHANGED, DType
 from treadle.shapes import Shape, Size, dense_strides, is_dense, numel
 
 MAX_SIGS = 1 << 16
@@ -82,6 +82,9 @@ def forget_rows(names: Any = None) -> None:
     """Drop resolved calls (all, or of the named ops): after a change of policy or of what a backend claims."""
     fixed = {"dtype", "shape", "strides", "device", "ndim", "size", "layout"}
     for table in (_TABLE, _DENSE):
-        for sig in table.values():
+        for sig in list(table.values()):
             for name in [n for n in vars(sig) if n not in fixed and (names is None or n in names)]:
-                delattr(sig, name)
+                vars(sig).pop(name, None)
+
+
+DEFAULT_CHANGED.append(forget_rows)

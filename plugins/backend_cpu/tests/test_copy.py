@@ -91,6 +91,20 @@ def test_copy_of_six_dimensions():
     np.testing.assert_array_equal(dst, src)
 
 
+def test_long_rows_are_split():
+    n = 200_003
+    dst, src = np.zeros(n, np.int16), np.arange(2 * n, dtype=np.int16)
+    copy_into(dst, src[::2])
+    np.testing.assert_array_equal(dst, src[::2])
+    copy_into(dst, np.broadcast_to(src[5:6], (n,)))
+    assert (dst == 5).all()
+    tall, wide = np.zeros((n, 40), np.int16), np.arange(40 * n, dtype=np.int16).reshape(40, n)
+    copy_into(tall, wide.T)
+    np.testing.assert_array_equal(tall, wide.T)
+    copy_into(wide, tall.T[::-1])
+    np.testing.assert_array_equal(wide, tall.T[::-1])
+
+
 def test_large_copies_are_streamed():
     src = np.arange(3000 * 3008, dtype=np.float32).reshape(3000, 3008)
     dst = np.zeros((3008, 3000), np.float32)

@@ -81,6 +81,15 @@ def test_scatter_sets_and_the_last_update_wins(name):
     assert np.array_equal(scatter(x, i, u, "set"), u[40:])
 
 
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+@pytest.mark.parametrize("width", [1, 300])
+def test_scatter_adds_half_types_in_float32_and_rounds_once(width, name):
+    x, i = np.ones((3, width), numpy_dtype(name)), np.array([[0], [2]] * 1000)
+    u = np.full((2000, width), 2.0**-12, numpy_dtype(name))
+    expected = np.ones((3, width)) + 1000 * 2.0**-12 * np.array([[1], [0], [1]])
+    assert np.array_equal(scatter(x, i, u, "add"), expected.astype(numpy_dtype(name)))
+
+
 @pytest.mark.parametrize("mode", ["set", "add"])
 def test_scatter_may_write_over_its_first_operand(mode):
     x, i, u = sample((5, 3), "float32"), np.array([[1], [3]]), sample((2, 3), "float32", seed=4)

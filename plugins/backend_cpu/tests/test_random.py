@@ -66,8 +66,8 @@ def uniform_f64(state, n):
 def uniform_half(state, n, dtype):
     """Return the float32 uniform rounded toward zero to float16 or bfloat16.
 
-    Clearing the mantissa bits that the type lacks is that rounding, and the cast is then exact: below
-    2**-14, where float16 is subnormal, a multiple of 2**-23 has at most 9 significant bits.
+    Clearing the mantissa bits that the type lacks is that rounding, and the cast is then exact:
+    below 2**-14, where float16 is subnormal, a multiple of 2**-23 has at most 9 significant bits.
     """
     mask = np.uint32(0xFFFFE000 if np.dtype(dtype) == np.float16 else 0xFFFF0000)
     return (uniform_f32(state, n).view(np.uint32) & mask).view(np.float32).astype(dtype)

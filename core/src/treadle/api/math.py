@@ -7,6 +7,7 @@ from treadle import dtypes
 from treadle._tensor import Tensor
 from treadle.errors import ArgumentError, DTypeError
 from treadle.op import CATALOGUE as OPS
+from treadle.op import FN
 
 add_op, sub_op, mul_op = OPS["add"].fn, OPS["sub"].fn, OPS["mul"].fn
 neg, abs, sign, floor, sqrt, exp, log, expm1, log1p, sin, cos, tanh, erf = (
@@ -60,7 +61,7 @@ def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
         return floor_divide(a, b)
     if rounding_mode != "trunc":
         raise ArgumentError(f"div: rounding_mode must be None, 'trunc' or 'floor': {rounding_mode!r}")
-    return trunc(OPS["div"](a, b))
+    return trunc(FN["div"](a, b))
 
 
 divide = div
@@ -96,10 +97,10 @@ def floor_divide(a: Any, b: Any) -> Tensor:
     """
     r = fmod(a, b)
     below = (r != 0) & ((r < 0) != (b < 0))  # the quotient is negative and was cut toward zero
-    q = OPS["div"](sub_op(a, r), b)
+    q = FN["div"](sub_op(a, r), b)
     if q.dtype.kind != "f":
         return where_op(below, q - 1, q)  # type: ignore[no-any-return]
-    q = OPS["round"](q)
+    q = FN["round"](q)
     true = true_divide(a, b)
     return where_op(eq(b, 0) if isinstance(b, Tensor) else b == 0, true, where_op(below, q - 1, where_op(q == 0, true * 0, q)))  # type: ignore[no-any-return]
 
@@ -130,7 +131,7 @@ def round(x: Tensor, *, decimals: int = 0) -> Tensor:
     >>> td.round(td.tensor([0.5, 1.5]))
     tensor([0., 2.])
     """
-    return OPS["round"](x) if not decimals else OPS["round"](x * 10.0**decimals) / 10.0**decimals
+    return FN["round"](x) if not decimals else FN["round"](x * 10.0**decimals) / 10.0**decimals
 
 
 def ceil(x: Tensor) -> Tensor:
@@ -157,12 +158,14 @@ def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """
     if min is None and max is None:
         raise ArgumentError("clamp: give min, max or both")
+    if x.dtype.kind == "b":
+        x = x.to(dtypes.int64)
     if x.dtype.kind == "f":
         low, high = -_math.inf, _math.inf
     else:
         info = dtypes.iinfo(x.dtype)
         low, high = info.min, info.max
-    return OPS["clamp"](x, low if min is None else min, high if max is None else max)
+    return FN["clamp"](x, low if min is None else min, high if max is None else max)
 
 
 clip = clamp
@@ -186,7 +189,7 @@ def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
     tensor([1., 0.])
     """
     if input is None and other is None:
-        found = OPS["nonzero"](condition)
+        found = FN["nonzero"](condition)
         return tuple(found[:, d] for d in range(condition.ndim))
     if condition.dtype is not dtypes.bool_:
         raise DTypeError(f"where: the condition must be bool: {condition.dtype.name}")
@@ -254,13 +257,19 @@ def signbit(x: Tensor) -> Tensor:
     if x.dtype.kind != "f":
         return lt(x, 0)
     word = {2: dtypes.int16, 4: dtypes.int32, 8: dtypes.int64}[x.dtype.itemsize]
-    return lt(OPS["bitcast"](x, word), 0)
+    return lt(FN["bitcast"](x, word), 0)
+
+
+def _real(x: Tensor) -> Tensor:
+    """Integers and bools in the default float type."""
+    return x if x.dtype.kind == "f" else x.to(dtypes.get_default_dtype())  # type: ignore[no-any-return]
 
 
 def copysign(a: Tensor, b: Any) -> Tensor:
     """Return |a| with the sign of b."""
-    b = a.new_full((), float(b)) if not isinstance(b, Tensor) else b
-    return where_op(signbit(b), -abs(a), abs(a))
+    size = abs(_real(a))
+    negative = signbit(b) if isinstance(b, Tensor) else signbit(size.new_full((), float(b)))
+    return where_op(negative, -size, size)
 
 
 def log2(x: Tensor) -> Tensor:
@@ -270,12 +279,12 @@ def log2(x: Tensor) -> Tensor:
 
 def log10(x: Tensor) -> Tensor:
     """Return the base-10 logarithm."""
-    return log(x) * (1 / _math.log(10.0))
+    return log(x) / _math.log(10.0)
 
 
 def exp2(x: Tensor) -> Tensor:
     """Return 2 to the power x."""
-    return exp(x * _math.log(2.0))
+    return pow_op(2.0, x)
 
 
 def tan(x: Tensor) -> Tensor:
@@ -285,12 +294,14 @@ def tan(x: Tensor) -> Tensor:
 
 def asin(x: Tensor) -> Tensor:
     """Return the inverse sine."""
-    return atan2(x, sqrt((1 - x) * (1 + x)))
+    x = _real(x)
+    return atan2(x, sqrt((1 - x) * (x + 1)))
 
 
 def acos(x: Tensor) -> Tensor:
     """Return the inverse cosine."""
-    return atan2(sqrt((1 - x) * (1 + x)), x)
+    x = _real(x)
+    return atan2(sqrt((1 - x) * (x + 1)), x)
 
 
 def atan(x: Tensor) -> Tensor:
@@ -300,27 +311,42 @@ def atan(x: Tensor) -> Tensor:
 
 def sinh(x: Tensor) -> Tensor:
     """Return the hyperbolic sine."""
+    x = _real(x)
     return (expm1(x) - expm1(-x)) * 0.5
 
 
 def cosh(x: Tensor) -> Tensor:
     """Return the hyperbolic cosine."""
+    x = _real(x)
     return (exp(x) + exp(-x)) * 0.5
+
+
+def _steep(x: Tensor) -> float:
+    """From here on sqrt(x*x + 1) is x in x's precision (and x*x may overflow)."""
+    return dtypes.finfo(x.dtype).eps ** -0.5
 
 
 def asinh(x: Tensor) -> Tensor:
     """Return the inverse hyperbolic sine."""
-    a = abs(x)
-    return sign(x) * log1p(a + a * a / (1 + sqrt(a * a + 1)))
+    x = _real(x)
+    a, steep = abs(x), _steep(x)
+    near = clamp(x, -steep, steep)
+    root = sqrt(near * near + 1)
+    flat = near + near.sign() * (near * near / (root + 1))  # near + root - 1 for positive ones, without cancellation
+    return where_op(a > steep, sign(x) * (log(maximum(a, steep)) + _math.log(2.0)), where_op(x < 0, -log1p(-flat), log1p(flat)))
 
 
 def acosh(x: Tensor) -> Tensor:
     """Return the inverse hyperbolic cosine."""
-    return log(x + sqrt((x - 1) * (x + 1)))
+    x = _real(x)
+    above, steep = x - 1, _steep(x)
+    near = minimum(above, steep)
+    return where_op(above > steep, log(x) + _math.log(2.0), log1p(near + sqrt(near * (near + 2))))
 
 
 def atanh(x: Tensor) -> Tensor:
     """Return the inverse hyperbolic tangent."""
+    x = _real(x)
     return (log1p(x) - log1p(-x)) * 0.5
 
 
@@ -341,6 +367,8 @@ def addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
 
 def nan_to_num(x: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
     """Replace NaN and infinities by finite numbers."""
+    if x.dtype.kind != "f":
+        return x.clone()  # type: ignore[no-any-return]
     info = dtypes.finfo(x.dtype)
     x = where_op(isnan(x), nan, x)
     x = where_op(eq(x, _math.inf), info.max if posinf is None else posinf, x)
@@ -354,7 +382,7 @@ def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     >>> td.masked_fill(td.ones(2), td.tensor([True, False]), 0.0)
     tensor([0., 1.])
     """
-    return where_op(mask, value, x)
+    return where_op(mask, x.new_tensor(value) if x.dtype.kind != "f" and not isinstance(value, Tensor) else value, x).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def isclose(a: Tensor, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -394,13 +422,13 @@ def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     tensor([0.5000, 0.5000])
     """
     x = x if dtype is None else x.to(dtype)
-    return OPS["softmax"](x, _axis("softmax", dim, x))
+    return FN["softmax"](x, _axis("softmax", dim, x))
 
 
 def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
     """Return the logarithm of softmax along a dimension."""
     x = x if dtype is None else x.to(dtype)
-    return OPS["log_softmax"](x, _axis("log_softmax", dim, x))
+    return FN["log_softmax"](x, _axis("log_softmax", dim, x))
 
 
 def _axis(op: str, dim: int, x: Tensor) -> int:
@@ -414,7 +442,7 @@ def _axis(op: str, dim: int, x: Tensor) -> int:
 
 def silu(x: Tensor) -> Tensor:
     """Return x * sigmoid(x)."""
-    return OPS["silu"](x)
+    return FN["silu"](x)
 
 
 def floor_(x: Tensor) -> Tensor:

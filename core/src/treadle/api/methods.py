@@ -10,6 +10,7 @@ from treadle.eager import inplace
 from treadle.eager.resolve import REVERSED
 from treadle.errors import ArgumentError, AutogradError
 from treadle.op import CATALOGUE as OPS
+from treadle.op import FN
 from treadle.tape import Rule
 
 
@@ -18,7 +19,7 @@ def _swap(f: Any) -> Any:
 
 
 def _rpow(b: Tensor, a: Any) -> Any:
-    return OPS["pow"](a, b)
+    return FN["pow"](a, b)
 
 
 def _bool(x: Tensor) -> bool:
@@ -104,7 +105,7 @@ def zero_(x: Tensor) -> Tensor:
 
 def masked_fill_(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Set elements to a value where a mask holds and return the tensor."""
-    return inplace.copy_(x, OPS["where"](mask, value, x.clone() if x.node is not None else x))
+    return inplace.copy_(x, FN["where"](mask, value, x.clone() if x.node is not None else x))
 
 
 def index_put_(x: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:
@@ -247,7 +248,7 @@ def grad_fn(x: Tensor) -> Any:
 
 
 PROPERTIES: dict[str, Any] = {
-    "T": property(lambda x: shape.t(x) if x.ndim <= 2 else OPS["permute"](x, tuple(range(x.ndim))[::-1])),
+    "T": property(lambda x: shape.t(x) if x.ndim <= 2 else FN["permute"](x, tuple(range(x.ndim))[::-1])),
     "mT": property(lambda x: shape.transpose(x, -1, -2)), "data": property(convert.detach, lambda x, y: _set_data(x, y)),
     "grad_fn": property(grad_fn), "nbytes": property(lambda x: x.sig.nbytes), "itemsize": property(lambda x: x.dtype.itemsize),
 }  # fmt: skip
@@ -266,8 +267,8 @@ METHODS: dict[str, Any] = {
     "backward": backward.tensor_backward, "numel": numel, "nelement": numel, "dim": lambda x: x.sig.ndim, "stride": stride, "is_contiguous": is_contiguous,
     "register_hook": register_hook, "retain_grad": retain_grad, "element_size": lambda x: x.dtype.itemsize,
     "is_floating_point": lambda x: x.dtype.is_floating_point, "type_as": lambda x, y: convert.to(x, y.dtype),
-    "storage_offset": lambda x: getattr(x, "offset", 0), "data_ptr": lambda x: getattr(x.storage, "ptr", 0), "softplus": lambda x: OPS["softplus"](x),
-    "gelu": lambda x: OPS["gelu"](x),
+    "storage_offset": lambda x: getattr(x, "offset", 0), "data_ptr": lambda x: getattr(x.storage, "ptr", 0), "softplus": lambda x: FN["softplus"](x),
+    "gelu": lambda x: FN["gelu"](x),
 }  # fmt: skip
 
 

@@ -6,6 +6,7 @@ from treadle import dtypes
 from treadle._tensor import Tensor
 from treadle.errors import ArgumentError
 from treadle.op import CATALOGUE as OPS
+from treadle.op import FN
 from treadle.shapes import axes as axes_of
 from treadle.shapes import axis as axis_of
 
@@ -39,7 +40,7 @@ def sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
         x = x.to(dtype)
     elif x.dtype.kind != "f":
         x = x.to(dtypes.int64) if x.dtype is not dtypes.uint64 else x
-    return OPS["sum"](x, _dims("sum", x, dim, axis), _keep(keepdim, keepdims))
+    return FN["sum"](x, _dims("sum", x, dim, axis), _keep(keepdim, keepdims))
 
 
 def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
@@ -48,7 +49,7 @@ def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
         x = x.to(dtype)
     elif x.dtype.kind != "f":
         x = x.to(dtypes.int64) if x.dtype is not dtypes.uint64 else x
-    return OPS["prod"](x, _dims("prod", x, dim, axis), _keep(keepdim, keepdims))
+    return FN["prod"](x, _dims("prod", x, dim, axis), _keep(keepdim, keepdims))
 
 
 def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
@@ -59,7 +60,7 @@ def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     tensor(2.)
     """
     x = x if dtype is None else x.to(dtype)
-    return OPS["mean"](x, _dims("mean", x, dim, axis), _keep(keepdim, keepdims))
+    return FN["mean"](x, _dims("mean", x, dim, axis), _keep(keepdim, keepdims))
 
 
 def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
@@ -67,12 +68,12 @@ def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False
     if isinstance(dim, bool):
         dim, unbiased = None, dim
     c = (1 if unbiased else 0) if correction is None else correction
-    return OPS["var"](x, _dims("var", x, dim, axis), c, _keep(keepdim, keepdims))
+    return FN["var"](x, _dims("var", x, dim, axis), c, _keep(keepdim, keepdims))
 
 
 def std(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
     """Return the standard deviation over all or some dimensions."""
-    return OPS["sqrt"](var(x, dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims))
+    return FN["sqrt"](var(x, dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims))
 
 
 def _extremum(name: str) -> Any:
@@ -90,10 +91,10 @@ def _extremum(name: str) -> Any:
             return MinMax(x + 0, x.new_zeros((), dtype=dtypes.int64))
         d = axis_of(name, given, x.ndim)
         indices = OPS[arg](x, d, True)
-        values = OPS["take_along"](x, indices, d)
+        values = FN["take_along"](x, indices, d)
         if not keep:
             shape = x.shape[:d] + x.shape[d + 1 :]
-            values, indices = OPS["reshape"](values, shape), OPS["reshape"](indices, shape)
+            values, indices = FN["reshape"](values, shape), FN["reshape"](indices, shape)
         return MinMax(values, indices)
 
     run.__name__ = name
@@ -111,20 +112,20 @@ max, min = _extremum("max"), _extremum("min")
 
 def amax(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return the maximum over all or some dimensions; ties share the gradient."""
-    return OPS["max"](x, _dims("amax", x, dim, None), keepdim)
+    return FN["max"](x, _dims("amax", x, dim, None), keepdim)
 
 
 def amin(x: Tensor, dim: Any = None, keepdim: bool = False) -> Tensor:
     """Return the minimum over all or some dimensions; ties share the gradient."""
-    return OPS["min"](x, _dims("amin", x, dim, None), keepdim)
+    return FN["min"](x, _dims("amin", x, dim, None), keepdim)
 
 
 def _arg(name: str) -> Any:
     def run(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Tensor:
         given = dim if axis is None else axis
         if given is None:
-            flat = OPS[name](OPS["reshape"](x, (x.sig.size,)), 0, False)
-            return OPS["reshape"](flat, (1,) * x.ndim) if _keep(keepdim, keepdims) else flat
+            flat = OPS[name](FN["reshape"](x, (x.sig.size,)), 0, False)
+            return FN["reshape"](flat, (1,) * x.ndim) if _keep(keepdim, keepdims) else flat
         return OPS[name](x, axis_of(name, given, x.ndim), _keep(keepdim, keepdims))
 
     run.__name__ = name
@@ -161,7 +162,8 @@ def _truth(op: str, name: str, x: Tensor, dim: Any, keepdim: bool, axis: Any, ke
 
 def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
     """Return log(sum(exp(x))) over dimensions, without overflow."""
-    return OPS["logsumexp"](x, _dims("logsumexp", x, dim, None), keepdim)
+    x = x if x.dtype.kind == "f" else x.to(dtypes.get_default_dtype())
+    return FN["logsumexp"](x, _dims("logsumexp", x, dim, None), keepdim)
 
 
 def cumsum(x: Tensor, dim: int, *, dtype: Any = None, axis: Any = None) -> Tensor:
@@ -174,7 +176,7 @@ def cumsum(x: Tensor, dim: int, *, dtype: Any = None, axis: Any = None) -> Tenso
     x = x.to(dtype) if dtype is not None else x.to(dtypes.int64) if x.dtype.kind != "f" else x
     if x.ndim == 0:
         return x + 0
-    return OPS["cumsum"](x, axis_of("cumsum", dim if axis is None else axis, x.ndim))
+    return FN["cumsum"](x, axis_of("cumsum", dim if axis is None else axis, x.ndim))
 
 
 def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tensor:
@@ -182,14 +184,14 @@ def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tenso
     p = 2 if p in (None, "fro") else p
     over = _dims("norm", x, dim, None)
     if p in (float("inf"), float("-inf")):
-        return OPS["max" if p > 0 else "min"](OPS["abs"](x), over, keepdim)
+        return OPS["max" if p > 0 else "min"](FN["abs"](x), over, keepdim)
     if p == 2:
-        return OPS["sqrt"](OPS["sum"](OPS["square"](x), over, keepdim))
+        return FN["sqrt"](FN["sum"](FN["square"](x), over, keepdim))
     if p == 1:
-        return OPS["sum"](OPS["abs"](x), over, keepdim)
+        return FN["sum"](FN["abs"](x), over, keepdim)
     if p == 0:
-        return OPS["sum"]((x != 0).to(x.dtype), over, keepdim)
-    return OPS["sum"](OPS["pow"](OPS["abs"](x), p), over, keepdim) ** (1.0 / p)
+        return FN["sum"]((x != 0).to(x.dtype), over, keepdim)
+    return FN["sum"](FN["pow"](FN["abs"](x), p), over, keepdim) ** (1.0 / p)
 
 
 def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> MinMax:
@@ -203,11 +205,11 @@ def sort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True
         return MinMax(x + 0, x.new_zeros((), dtype=dtypes.int64))
     d = axis_of("sort", dim, x.ndim)
     if d == x.ndim - 1:
-        return MinMax(*OPS["sort"](x, bool(descending)))
+        return MinMax(*FN["sort"](x, bool(descending)))
     order = tuple(k for k in range(x.ndim) if k != d) + (d,)
     back = tuple(order.index(k) for k in range(x.ndim))
-    values, indices = OPS["sort"](OPS["permute"](x, order), bool(descending))
-    return MinMax(OPS["permute"](values, back), OPS["permute"](indices, back))
+    values, indices = FN["sort"](FN["permute"](x, order), bool(descending))
+    return MinMax(FN["permute"](values, back), FN["permute"](indices, back))
 
 
 def argsort(x: Tensor, dim: int = -1, descending: bool = False, stable: bool = True) -> Tensor:
@@ -231,13 +233,13 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
 
 
 def _narrow(x: Tensor, d: int, start: int, count: int) -> Tensor:
-    return x if x.ndim == 0 else OPS["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
+    return x if x.ndim == 0 else FN["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
 
 
 def median(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Return the lower median of all elements, or values and indices along a dimension."""
     if dim is None:
-        flat = sort(OPS["reshape"](x, (x.sig.size,))).values
+        flat = sort(FN["reshape"](x, (x.sig.size,))).values
         return flat[(x.sig.size - 1) // 2]
     d = axis_of("median", dim, x.ndim)
     values, indices = sort(x, d)

@@ -7,16 +7,11 @@ from treadle import dtypes
 from treadle._tensor import Tensor
 from treadle.errors import ArgumentError, ShapeError
 from treadle.op import CATALOGUE as OPS
+from treadle.op import FN
 from treadle.shapes import axes as axes_of
 from treadle.shapes import axis as axis_of
-from treadle.shapes import infer_size, reshape_strides
+from treadle.shapes import infer_size, integers, reshape_strides
 from treadle.shapes import broadcast as broadcast_of
-
-
-def _sizes(size: tuple[Any, ...]) -> tuple[int, ...]:
-    if len(size) == 1 and not hasattr(size[0], "__index__"):
-        size = tuple(size[0])
-    return tuple(n.__index__() for n in size)
 
 
 def size(x: Tensor, dim: int | None = None) -> Any:
@@ -36,7 +31,7 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
     >>> td.arange(6).reshape(2, -1).shape
     (2, 3)
     """
-    return OPS["reshape"](x, infer_size("reshape", _sizes(shape), x.sig.size))
+    return FN["reshape"](x, infer_size("reshape", integers("reshape", shape), x.sig.size))
 
 
 def view(x: Tensor, *shape: Any) -> Tensor:
@@ -47,11 +42,11 @@ def view(x: Tensor, *shape: Any) -> Tensor:
     (2, 2)
     """
     if len(shape) == 1 and isinstance(shape[0], (dtypes.DType, str)):
-        return OPS["bitcast"](x, dtypes.dtype(shape[0]))
-    target = infer_size("view", _sizes(shape), x.sig.size)
+        return FN["bitcast"](x, dtypes.dtype(shape[0]))
+    target = infer_size("view", integers("view", shape), x.sig.size)
     if reshape_strides(x.shape, x.sig.strides, target) is None:
         raise ShapeError(f"view: a tensor of shape {x.shape} and strides {x.sig.strides} cannot be seen as {target} without a copy; use reshape")
-    return OPS["reshape"](x, target)
+    return FN["reshape"](x, target)
 
 
 def view_as(x: Tensor, other: Tensor) -> Tensor:
@@ -71,10 +66,11 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
     >>> td.zeros(2, 3, 4).permute(2, 0, 1).shape
     (4, 2, 3)
     """
-    order = tuple(axis_of("permute", d, x.ndim) for d in _sizes(dims))
+    given = integers("permute", dims)
+    order = tuple(axis_of("permute", d, x.ndim) for d in given)
     if len(order) != x.ndim or len(set(order)) != x.ndim:
-        raise ArgumentError(f"permute: dims must name each of {x.ndim} dimensions once: {_sizes(dims)}")
-    return OPS["permute"](x, order)
+        raise ArgumentError(f"permute: dims must name each of {x.ndim} dimensions once: {given}")
+    return FN["permute"](x, order)
 
 
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
@@ -84,7 +80,7 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
         return view(x, ())
     order = list(range(x.ndim))
     order[a], order[b] = b, a
-    return OPS["permute"](x, tuple(order))
+    return FN["permute"](x, tuple(order))
 
 
 swapaxes = swapdims = transpose
@@ -99,16 +95,18 @@ def t(x: Tensor) -> Tensor:
     """
     if x.ndim > 2:
         raise ShapeError(f"t: expected at most two dimensions: {x.shape}; use transpose")
-    return OPS["permute"](x, tuple(range(x.ndim))[::-1])
+    return FN["permute"](x, tuple(range(x.ndim))[::-1])
 
 
 def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
     """Return a view with dimensions moved to new places."""
     src = [axis_of("movedim", d, x.ndim) for d in ([source] if isinstance(source, int) else source)]
     dst = [axis_of("movedim", d, x.ndim) for d in ([destination] if isinstance(destination, int) else destination)]
+    if len(src) != len(dst) or len(set(src)) != len(src) or len(set(dst)) != len(dst):
+        raise ArgumentError(f"movedim: source and destination must be as many dimensions, each named once: {source}, {destination}")
     rest = iter(d for d in range(x.ndim) if d not in src)
     order = [src[dst.index(d)] if d in dst else next(rest) for d in range(x.ndim)]
-    return OPS["permute"](x, tuple(order))
+    return FN["permute"](x, tuple(order))
 
 
 moveaxis = movedim
@@ -121,12 +119,12 @@ def expand(x: Tensor, *sizes: Any) -> Tensor:
     >>> td.zeros(3, 1).expand(3, 4).shape
     (3, 4)
     """
-    want = _sizes(sizes)
+    want = integers("expand", sizes)
     lead = len(want) - x.ndim
     if lead < 0:
         raise ShapeError(f"expand: {want} has fewer dimensions than {x.shape}")
     to = tuple((x.shape[d - lead] if d >= lead else -1) if n == -1 else n for d, n in enumerate(want))
-    return OPS["expand"](x, to)
+    return FN["expand"](x, to)
 
 
 def broadcast_to(x: Tensor, size: Any) -> Tensor:
@@ -142,7 +140,7 @@ def expand_as(x: Tensor, other: Tensor) -> Tensor:
 def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     """Return views of all tensors in their common shape."""
     shape = broadcast_of("broadcast_tensors", *(x.shape for x in tensors))
-    return tuple(OPS["expand"](x, shape) for x in tensors)
+    return tuple(FN["expand"](x, shape) for x in tensors)
 
 
 def squeeze(x: Tensor, dim: Any = None) -> Tensor:
@@ -153,7 +151,7 @@ def squeeze(x: Tensor, dim: Any = None) -> Tensor:
     (3,)
     """
     over = axes_of("squeeze", dim, x.ndim)
-    return OPS["reshape"](x, tuple(n for d, n in enumerate(x.shape) if not (d in over and n == 1)))
+    return FN["reshape"](x, tuple(n for d, n in enumerate(x.shape) if not (d in over and n == 1)))
 
 
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
@@ -164,7 +162,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     (1, 3)
     """
     d = axis_of("unsqueeze", dim, x.ndim + 1)
-    return OPS["reshape"](x, (*x.shape[:d], 1, *x.shape[d:]))
+    return FN["reshape"](x, (*x.shape[:d], 1, *x.shape[d:]))
 
 
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
@@ -183,18 +181,18 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     joined = 1
     for n in shape[a : b + 1]:
         joined *= n
-    return OPS["reshape"](x, (*shape[:a], joined, *shape[b + 1 :]))
+    return FN["reshape"](x, (*shape[:a], joined, *shape[b + 1 :]))
 
 
 def unflatten(x: Tensor, dim: int, sizes: Any) -> Tensor:
     """Return one dimension split into several (one size may be -1)."""
     d = axis_of("unflatten", dim, x.ndim)
-    return OPS["reshape"](x, (*x.shape[:d], *infer_size("unflatten", tuple(sizes), x.shape[d]), *x.shape[d + 1 :]))
+    return FN["reshape"](x, (*x.shape[:d], *infer_size("unflatten", tuple(sizes), x.shape[d]), *x.shape[d + 1 :]))
 
 
 def ravel(x: Tensor) -> Tensor:
     """Return all elements in one dimension."""
-    return OPS["reshape"](x, (x.sig.size,))
+    return FN["reshape"](x, (x.sig.size,))
 
 
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
@@ -203,7 +201,7 @@ def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     start = start + x.shape[d] if start < 0 else start
     if not 0 <= start <= x.shape[d] - length or length < 0:
         raise ArgumentError(f"narrow: start {start} and length {length} do not fit size {x.shape[d]}")
-    return OPS["subscript"](x, tuple((start, length, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
+    return FN["subscript"](x, tuple((start, length, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
 
 
 def select(x: Tensor, dim: int, index: int) -> Tensor:
@@ -262,7 +260,7 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> 
     kept = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch lets empty 1-d tensors join anything
     if kept[0].ndim == 0:
         raise ShapeError("cat: 0-d tensors cannot be joined; use stack")
-    return OPS["concat"](*kept, axis=axis_of("cat", dim if axis is None else axis, kept[0].ndim))
+    return FN["concat"](*kept, axis=axis_of("cat", dim if axis is None else axis, kept[0].ndim))
 
 
 concat = concatenate = cat
@@ -281,7 +279,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     if any(x.shape != tensors[0].shape for x in tensors):
         raise ShapeError(f"stack: all tensors must have one shape: {[x.shape for x in tensors]}")
     d = axis_of("stack", dim, tensors[0].ndim + 1)
-    return OPS["concat"](*[unsqueeze(x, d) for x in tensors], axis=d)
+    return FN["concat"](*[unsqueeze(x, d) for x in tensors], axis=d)
 
 
 def hstack(tensors: Sequence[Tensor]) -> Tensor:
@@ -301,7 +299,7 @@ def flip(x: Tensor, *dims: Any) -> Tensor:
     >>> td.arange(3).flip(0)
     tensor([2, 1, 0])
     """
-    return OPS["flip"](x, axes_of("flip", _sizes(dims), x.ndim))
+    return FN["flip"](x, axes_of("flip", integers("flip", dims), x.ndim))
 
 
 def roll(x: Tensor, shifts: Any, dims: Any = None) -> Tensor:
@@ -319,19 +317,19 @@ def roll(x: Tensor, shifts: Any, dims: Any = None) -> Tensor:
 
 def repeat(x: Tensor, *sizes: Any) -> Tensor:
     """Return x tiled: repeat(2, 3) of a vector has 2 rows of 3 copies."""
-    counts = _sizes(sizes)
+    counts = integers("repeat", sizes)
     lead = len(counts) - x.ndim
     if lead < 0:
         raise ShapeError(f"repeat: {counts} has fewer dimensions than {x.shape}")
     shape = (1,) * lead + x.shape
     apart = reshape(x, [n for s in shape for n in (1, s)])
-    wide = OPS["expand"](apart, tuple(n for c, s in zip(counts, shape, strict=True) for n in (c, s)))
+    wide = FN["expand"](apart, tuple(n for c, s in zip(counts, shape, strict=True) for n in (c, s)))
     return reshape(wide, [c * s for c, s in zip(counts, shape, strict=True)])
 
 
 def tile(x: Tensor, *dims: Any) -> Tensor:
     """Return x tiled; missing leading counts are 1."""
-    counts = _sizes(dims)
+    counts = integers("tile", dims)
     return repeat(x, (1,) * (x.ndim - len(counts)) + counts)
 
 
@@ -341,7 +339,7 @@ def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Tensor
         x, dim = ravel(x), 0
     d = axis_of("repeat_interleave", dim, x.ndim)
     wide = unsqueeze(x, d + 1)
-    wide = OPS["expand"](wide, (*x.shape[: d + 1], repeats, *x.shape[d + 1 :]))
+    wide = FN["expand"](wide, (*x.shape[: d + 1], repeats, *x.shape[d + 1 :]))
     return reshape(wide, (*x.shape[:d], x.shape[d] * repeats, *x.shape[d + 1 :]))
 
 
@@ -350,12 +348,14 @@ def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     d = axis_of("unfold", dimension, x.ndim)
     if size < 0 or step < 1 or size > x.shape[d]:
         raise ArgumentError(f"unfold: size {size} and step {step} do not fit a dimension of {x.shape[d]}")
-    return OPS["windows"](x, d, size, step, 1)
+    return FN["windows"](x, d, size, step, 1)
 
 
 def diagonal(x: Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1) -> Tensor:
     """Return the elements of a diagonal as a last dimension."""
     a, b = axis_of("diagonal", dim1, x.ndim), axis_of("diagonal", dim2, x.ndim)
+    if a == b:
+        raise ArgumentError(f"diagonal: two different dimensions are needed: {dim1}, {dim2}")
     x = movedim(x, (a, b), (-2, -1))
     rows, columns = x.shape[-2:]
     n = max(0, min(rows + min(offset, 0), columns - max(offset, 0)))
@@ -369,15 +369,15 @@ def diag(x: Tensor, diagonal: int = 0) -> Tensor:
         return globals()["diagonal"](x, diagonal)
     n = x.shape[0] + abs(diagonal)
     rows, columns = x.new_arange(n).reshape(n, 1), x.new_arange(n)
-    placed = OPS["pad"](x, 0.0, ((max(diagonal, 0), max(-diagonal, 0)),))
-    return OPS["where"](columns == rows + diagonal, placed, 0)
+    placed = FN["pad"](x, 0.0, ((max(diagonal, 0), max(-diagonal, 0)),))
+    return FN["where"](columns == rows + diagonal, placed, x.new_zeros(()))
 
 
 def _triangle(x: Tensor, keep: Any) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"tril/triu: two dimensions or more expected: {x.shape}")
     rows, columns = x.shape[-2:]
-    return OPS["where"](keep(x.new_arange(columns) - x.new_arange(rows).reshape(rows, 1)), x, 0 if x.dtype.kind != "b" else False)
+    return FN["where"](keep(x.new_arange(columns) - x.new_arange(rows).reshape(rows, 1)), x, 0 if x.dtype.kind != "b" else False)
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
@@ -398,7 +398,7 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 
 def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Return the elements that an index tensor picks along a dimension."""
-    return OPS["take_along"](x, index, axis_of("gather", dim, x.ndim))
+    return FN["take_along"](x, index, axis_of("gather", dim, x.ndim))
 
 
 take_along_dim = lambda x, indices, dim: gather(x, dim, indices)  # noqa: E731
@@ -406,13 +406,20 @@ take_along_dim = lambda x, indices, dim: gather(x, dim, indices)  # noqa: E731
 
 def scatter(x: Tensor, dim: int, index: Tensor, src: Any) -> Tensor:
     """Return x with src written at the places an index tensor names along a dimension."""
-    src = x.new_full(index.shape, src) if not isinstance(src, Tensor) else src
-    return OPS["put_along"](x, index, src, axis_of("scatter", dim, x.ndim), "set")
+    src = x.new_full(index.shape, src) if not isinstance(src, Tensor) else _fitted(src, index)
+    return FN["put_along"](x, index, src, axis_of("scatter", dim, x.ndim), "set")
 
 
 def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     """Return x with src added at the places an index tensor names along a dimension."""
-    return OPS["put_along"](x, index, src, axis_of("scatter_add", dim, x.ndim), "add")
+    return FN["put_along"](x, index, _fitted(src, index), axis_of("scatter_add", dim, x.ndim), "add")
+
+
+def _fitted(src: Tensor, index: Tensor) -> Tensor:
+    """The part of a source that an index of a smaller shape uses."""
+    if src.shape == index.shape or src.ndim != index.ndim:
+        return src
+    return FN["subscript"](src, tuple((0, min(n, m), 1) for n, m in zip(index.shape, src.shape, strict=True)))  # type: ignore[no-any-return]
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -429,7 +436,7 @@ def take(x: Tensor, index: Tensor, axis: int | None = None) -> Tensor:
 def masked_select(x: Tensor, mask: Tensor) -> Tensor:
     """Return the elements where a mask holds, in one dimension."""
     shape = broadcast_of("masked_select", x.shape, mask.shape)
-    return OPS["expand"](x, shape)[OPS["expand"](mask, shape)]
+    return FN["expand"](x, shape)[FN["expand"](mask, shape)]
 
 
 def nonzero(x: Tensor) -> Tensor:
@@ -440,7 +447,7 @@ def nonzero(x: Tensor) -> Tensor:
     tensor([[1],
             [2]])
     """
-    return OPS["nonzero"](x)
+    return FN["nonzero"](x)
 
 
 def one_hot(x: Tensor, num_classes: int = -1) -> Tensor:
@@ -457,7 +464,7 @@ def meshgrid(*tensors: Tensor, indexing: str = "ij") -> tuple[Tensor, ...]:
         raise ArgumentError(f"meshgrid: indexing must be 'ij' or 'xy': {indexing!r}")
     n = len(tensors)
     shape = tuple(x.shape[0] for x in tensors)
-    grids = tuple(OPS["expand"](reshape(x, [x.shape[0] if d == k else 1 for d in range(n)]), shape) for k, x in enumerate(tensors))
+    grids = tuple(FN["expand"](reshape(x, [x.shape[0] if d == k else 1 for d in range(n)]), shape) for k, x in enumerate(tensors))
     return tuple(transpose(g, 0, 1) for g in grids) if indexing == "xy" and n > 1 else grids
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from treadle import _tensor
 from treadle._tensor import Tensor, make_view
-from treadle.op import CATALOGUE
+from treadle.op import FN
 from treadle.runtime import dispatch
 from treadle.shapes import dense_strides, extent, overlaps
 from treadle.sig import Sig, dense_sig, sig_of
@@ -28,8 +28,8 @@ def _view_grad(node: list[Any], g: Any) -> Any:
         axes = _INVERSE[key] = _inverse(base, sig)
     if axes is not None and offset == 0:
         if axes:
-            g = CATALOGUE["permute"](g, axes)
-        return (g if g.shape == base.shape else CATALOGUE["reshape"](g, base.shape),)
+            g = FN["permute"](g, axes)
+        return (g if g.shape == base.shape else FN["reshape"](g, base.shape),)
     return (transpose(g, base, sig, offset),)
 
 
@@ -66,7 +66,7 @@ def transpose(g: Any, base: Sig, sig: Sig, offset: int) -> Tensor:
 def _scatter(z: Tensor, sig: Sig, offset: int, g: Any) -> None:
     repeated = tuple(d for d, (n, s) in enumerate(zip(sig.shape, sig.strides, strict=True)) if s == 0 and n != 1)
     if repeated:
-        g = CATALOGUE["sum"](g, repeated)
+        g = FN["sum"](g, repeated)
         sig = _without(sig, repeated)
     if not overlaps(sig.shape, sig.strides):
         region = make_view(z, sig_of(z.dtype, sig.shape, sig.strides, z.device), offset)
@@ -76,7 +76,7 @@ def _scatter(z: Tensor, sig: Sig, offset: int, g: Any) -> None:
     part = _without(sig, (axis,))
     for i in range(sig.shape[axis]):  # windows overlap: one axis at a time until they no longer do
         items = tuple(i if d == axis else (0, n, 1) for d, n in enumerate(sig.shape))
-        _add(z, part, offset + i * sig.strides[axis], CATALOGUE["subscript"](g, items))
+        _add(z, part, offset + i * sig.strides[axis], FN["subscript"](g, items))
 
 
 def _add(z: Tensor, sig: Sig, offset: int, g: Any) -> None:
@@ -85,10 +85,10 @@ def _add(z: Tensor, sig: Sig, offset: int, g: Any) -> None:
         part = _without(sig, (axis,))
         for i in range(sig.shape[axis]):
             items = tuple(i if d == axis else (0, n, 1) for d, n in enumerate(sig.shape))
-            _add(z, part, offset + i * sig.strides[axis], CATALOGUE["subscript"](g, items))
+            _add(z, part, offset + i * sig.strides[axis], FN["subscript"](g, items))
         return
     region = make_view(z, sig_of(z.dtype, sig.shape, sig.strides, z.device), offset)
-    WRITE_INTO[0](region, CATALOGUE["add"](region, g))
+    WRITE_INTO[0](region, FN["add"](region, g))
 
 
 def _without(sig: Sig, axes: Any) -> Sig:
@@ -103,7 +103,7 @@ def _write_grad(node: list[Any], g: Any) -> Any:
     new = make_view(laid, sig_of(g.dtype, sig.shape, sig.strides, g.device), offset) if node[3] is not None else None
     old = None
     if node[2] is not None:
-        old = in_layout(CATALOGUE["copy"](g), base)
+        old = in_layout(FN["copy"](g), base)
         region = make_view(old, sig_of(g.dtype, sig.shape, sig.strides, g.device), offset)
         WRITE_INTO[0](region, region.new_zeros(()))
     return old, new
@@ -114,7 +114,7 @@ def in_layout(g: Any, base: Sig) -> Any:
     if g.sig.strides == base.strides:
         return g
     if base.layout == "dense":
-        return CATALOGUE["copy"](g)
+        return FN["copy"](g)
     z = zeros_like_base(g, base)
     WRITE_INTO[0](make_view(z, z.sig, 0), g)
     return z

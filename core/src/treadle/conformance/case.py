@@ -13,6 +13,7 @@ import numpy as np
 from treadle.conformance import layouts, oracle
 from treadle.conformance.tensors import flat, is_array, mapped
 from treadle.dtypes import FLOATS, DType, float32
+from treadle.eager.resolve import ELEMENTWISE
 from treadle.op import Op
 from treadle.ops.samples import Arg, Sample, default_samples
 
@@ -110,12 +111,14 @@ def samples_for(op: Op, dtype: DType) -> Iterator[tuple[int, Sample]]:
         if op.category == "bits" and sample.attrs["dtype"].itemsize != dtype.itemsize:
             continue
         numbers = [a for a in sample.args if isinstance(a, (int, float))]
-        if op.category in ("unary", "binary", "elementwise") and numbers:
+        if op.category in ELEMENTWISE and numbers:
             if dtype.kind == "b" or (dtype.kind in "iu" and any(isinstance(a, float) for a in numbers)):
                 continue  # a number of a higher category changes the type that is computed in
             if dtype.kind == "u" and min(numbers) < 0:
                 continue
         if op.category == "create":
+            if dtype.kind != "f" and any(isinstance(a, float) for a in numbers):
+                continue
             sample = sample._replace(attrs={**sample.attrs, "dtype": dtype})
         yield n, sample
 

@@ -19,6 +19,7 @@ from treadle.shapes import dense_strides
 from treadle.sig import Sig
 
 NAME = "conformance_magnitude"
+SQUARED = 2.0**-23  # two factors that both vanish leave the product of their errors
 Rule = Callable[[Any, list[Any], list[Any], dict[str, Any]], Any]  # (result, operands, their sizes, attributes) -> size of the result
 
 
@@ -48,7 +49,7 @@ class MagnitudeBackend(Backend):
         here = slice(storage.offset, storage.offset + raw.size)
         storage.raw[here] = raw
         if raw.size % 8 == 0:  # as if it were float64: for other types nobody reads it
-            storage.size[here] = np.abs(raw.view(np.float64)).view(np.uint8)
+            storage.size[here] = _finite(np.abs(raw.view(np.float64))).view(np.uint8)
 
     def d2h(self, storage: Plane, nbytes: int) -> Any:
         return storage.raw[storage.offset : storage.offset + nbytes].tobytes()
@@ -78,7 +79,7 @@ def _bind(backend: Any, call: Call) -> Any:
             dense = dense_strides(spec.shape)
             out.read(out.raw, spec.dtype.np, spec.shape, dense)[...] = y
             if spec.dtype.name == "float64" and k == 0:
-                out.read(out.size, np.float64, spec.shape, dense)[...] = np.nan_to_num(size, nan=0.0, posinf=np.inf)
+                out.read(out.size, np.float64, spec.shape, dense)[...] = np.where(np.isfinite(y), np.nan_to_num(size, nan=0.0, posinf=np.inf), 0.0)
 
     return into(run)
 
@@ -94,7 +95,12 @@ def _wide(value: Any) -> Any:
 def _size(operand: Any, plane: Any, value: Any) -> Any:
     if isinstance(operand, Sig) and operand.dtype.name == "float64":
         return plane.read(plane.size, np.float64, operand.shape, operand.strides)
-    return np.abs(np.asarray(value, np.float64))
+    return _finite(np.abs(np.asarray(value, np.float64)))
+
+
+def _finite(size: Any) -> Any:
+    """An infinite constant is exact, and what is not finite is compared by its kind."""
+    return np.where(np.isfinite(size), size, 0.0)
 
 
 # ---- rules ---------------------------------------------------------------------------------------------------------------
@@ -135,7 +141,7 @@ def _largest(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
 
 def _dot(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
     a, b = np.abs(xs[0]), np.abs(xs[1])
-    return np.sqrt(a.shape[2]) * 0.5 * (np.matmul(ms[0], b) + np.matmul(a, ms[1]))  # (B, M, K) @ (B, K, N)
+    return np.sqrt(a.shape[2]) * (0.5 * (np.matmul(ms[0], b) + np.matmul(a, ms[1])) + SQUARED * np.matmul(ms[0], ms[1]))  # (B, M, K) @ (B, K, N)
 
 
 def _scatter(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
@@ -151,7 +157,7 @@ RULES: dict[str, Rule] = {
     "minimum": lambda ys, xs, ms, attrs: np.maximum(ms[0], ms[1]),
     "where": lambda ys, xs, ms, attrs: np.where(xs[0], ms[1], ms[2]),
     "cast": lambda ys, xs, ms, attrs: ms[0],
-    "mul": _pair(lambda a, b, y: (b, a)),
+    "mul": lambda ys, xs, ms, attrs: np.abs(xs[1]) * ms[0] + np.abs(xs[0]) * ms[1] + SQUARED * ms[0] * ms[1],
     "div": _pair(lambda a, b, y: (1 / b, y / b)),
     "rem": _pair(lambda a, b, y: (1.0, np.trunc(a / b))),
     "pow": _pair(lambda a, b, y: (b * y / a, y * np.log(np.abs(a)))),

@@ -25,6 +25,6 @@ def mapped(f: Callable[[Any], Any], x: Any) -> Any:
 def same_bits(a: Any, b: Any) -> Any:
     """Elementwise: equal bits, or both NaN."""
     if a.dtype.kind in "biu":
-        return a == b
+        return np.asarray(a == b)
     word = np.dtype(f"u{a.dtype.itemsize}")
-    return (np.ascontiguousarray(a).view(word) == np.ascontiguousarray(b).view(word)) | (np.isnan(a) & np.isnan(b))
+    return np.asarray((np.asarray(a, order="C").view(word) == np.asarray(b, order="C").view(word)) | (np.isnan(a) & np.isnan(b)))

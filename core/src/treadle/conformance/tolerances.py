@@ -4,6 +4,7 @@ exact     one rounding of the float64 value: equal bits, NaN in the same places,
 ulp       within so many units in the last place; 2 for half precision, which is computed in float32 and rounded once
 contract  within c * eps of the accumulation type times the size of the terms (CONTRACT: sqrt(K) * sum of |a||b|), and one
 mixed     rounding to the result's type; c is the declared limit. What is computed in float64 is allowed twice: so is the oracle
+stepwise  the same with the eps of the element type itself: every step rounds to it
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from treadle.dtypes import DType, finfo, float32
 from treadle.op import Num
 
 NARROW_ULP = 2.0
+LOST = 128  # smallest normal numbers: what a formula may lose where an inner exponential overflows
 GRADIENT = Num("mixed", 16.0)  # gradients, whatever the class of their op
 
 
@@ -30,7 +32,7 @@ class Verdict(NamedTuple):
 def judge(got: Any, want: Expected, num: Num, *, composite: bool = False, stepwise: bool = False, ftz: bool = False) -> Verdict:
     """Compare one result with what is expected of it.
 
-    composite: formulas may lose subnormal results. stepwise: half precision rounded at every step of a decomposition.
+    composite: formulas may lose results that are next to nothing. stepwise: half precision rounded at every step of a decomposition.
     """
     if got.shape != want.spec.shape or got.dtype != want.spec.dtype.np:
         return Verdict(False, f"result is {got.dtype}{list(got.shape)}, declared is {want.spec}", np.inf)
@@ -41,7 +43,7 @@ def judge(got: Any, want: Expected, num: Num, *, composite: bool = False, stepwi
         exact = want.value.astype(np.float64)
         rounded = exact.astype(kind.np)
         allowed = _allowed_ulp(num, kind, rounded) if num.kind == "ulp" else _allowed_size(num, kind, want, stepwise)
-        allowed = allowed + (finfo(_computed(kind)).tiny if composite or ftz else 0.0)
+        allowed = allowed + (LOST * finfo(_computed(kind)).tiny if composite or ftz else 0.0)
         error = np.abs(got.astype(np.float64) - exact)
         settled = ~np.isfinite(rounded.astype(np.float64)) | ~np.isfinite(got.astype(np.float64))
         ok = np.where(settled, same_bits(got, rounded) | (_overflows(got, exact, kind) & (error <= np.inf)), error <= allowed)

@@ -62,7 +62,13 @@ def _like(first: Any, values: Any) -> Any:
 
 
 def default_convert(data: Any) -> Any:
-    """Turn arrays into tensors and leave the rest: what a DataLoader does without batches."""
+    """Turn arrays into tensors and leave the rest: what a DataLoader does without batches.
+
+    >>> import treadle as td
+    >>> import numpy as np
+    >>> td.data.default_convert({"x": np.ones(2)})["x"].tolist()
+    [1.0, 1.0]
+    """
     if isinstance(data, np.ndarray | np.generic):
         return creation.from_numpy(np.asarray(data))
     if isinstance(data, Mapping):

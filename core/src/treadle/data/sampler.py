@@ -13,7 +13,15 @@ T = TypeVar("T", covariant=True)
 
 
 class Sampler(Generic[T]):
-    """Be the base of samplers: a subclass writes ``__iter__`` and usually ``__len__``."""
+    """Be the base of samplers: a subclass writes ``__iter__`` and usually ``__len__``.
+
+    >>> import treadle as td
+    >>> class Backwards(td.data.Sampler):
+    ...     def __iter__(self):
+    ...         return iter([2, 1, 0])
+    >>> list(td.data.BatchSampler(Backwards(), 2, drop_last=False))
+    [[2, 1], [0]]
+    """
 
     def __iter__(self) -> Iterator[T]:
         raise NotImplementedError("Subclasses of Sampler should implement __iter__.")
@@ -83,7 +91,12 @@ class RandomSampler(Sampler[int]):
 
 
 class SubsetRandomSampler(Sampler[int]):
-    """Visit given indices in random order."""
+    """Visit given indices in random order.
+
+    >>> import treadle as td
+    >>> sorted(td.data.SubsetRandomSampler([5, 7]))
+    [5, 7]
+    """
 
     def __init__(self, indices: Sequence[int], generator: Generator | None = None) -> None:
         self.indices, self.generator = indices, generator

@@ -57,7 +57,8 @@ def _train(images: Tensor, classes: Tensor) -> tuple[nn.Module, list[float]]:
     schedule = optim.lr_scheduler.OneCycleLR(optimizer, max_lr=RATE, total_steps=steps)
     criterion = nn.CrossEntropyLoss(label_smoothing=0.05)
     losses = []
-    with tqdm(total=steps, unit="step", file=sys.stdout, disable=None) as bar:  # None: if a terminal
+    # disable=None: a bar on terminals only
+    with tqdm(total=steps, unit="step", file=sys.stdout, disable=None) as bar:
         for epoch in range(1, EPOCHS + 1):
             bar.set_description(f"epoch {epoch}/{EPOCHS}")
             for x, y in loader:

@@ -5,7 +5,7 @@ from typing import Any
 from treadle.eager import codegen, lists, resolve
 from treadle.eager.inplace import copy_, inplace_method, write_values
 from treadle.eager.lists import run_inplace_list
-from treadle.op import CATALOGUE, INSTALLERS, INTERPRETER, REQUIRED, STATE, Op
+from treadle.op import CATALOGUE, FN, INSTALLERS, INTERPRETER, REQUIRED, STATE, Op
 from treadle._tensor import make_view
 
 __all__ = ["copy_", "install", "inplace_method", "run_inplace_list", "write_values"]
@@ -36,8 +36,12 @@ def view_function(op: Op) -> Any:
 
 def install(op: Op) -> None:
     """Give an op its eager function."""
-    if op.category == "create":
-        return  # creation installs it: it has no operand to take a device from
+    if op.category != "create":  # creation installs these: they have no operand to take a device from
+        _install(op)
+        FN[op.name] = op.fn
+
+
+def _install(op: Op) -> None:
     if op.tier == "view":
         op.fn = view_function(op)
     elif op.category == "lists":

@@ -10,6 +10,7 @@ What a rule needs is read off its parameter names: `g` (or `g_<result>`), operan
 """
 
 import inspect
+import types
 from typing import Any
 
 from treadle import tape
@@ -74,7 +75,7 @@ class Plan:
 
     def _save(self, name: str, group: int) -> None:
         op = self.op
-        if name == "need" or name == "g" or (name.startswith("g_") and name[2:] in op.results):
+        if name == "need" or (name == "g" and "g" not in self.names) or (name.startswith("g_") and name[2:] in op.results):
             return
         prefix, _, rest = name.partition("_")
         if name in self.names:
@@ -93,6 +94,11 @@ class Plan:
         self.saved.setdefault(key, Saved(rest if kind == "sig" else name, kind, set())).groups.add(group)
 
     # ---- text -----------------------------------------------------------------------------------------------------------
+    @property
+    def incoming(self) -> str:
+        """The variable of the gradient that arrives: in ops with an operand `g` (gradients themselves) it has another name."""
+        return "g_" if "g" in self.names else "g"
+
     def condition(self, groups: set[int]) -> str:
         """When an item must be saved: '' for always (every recorded call has an active group of these)."""
         operands = sorted({k for g in groups for k in self.groups[g].indices if k in self.edges})
@@ -143,7 +149,7 @@ class Plan:
 
 def backward_source(plan: Plan) -> str:
     """Text of `def backward(n, g)`: version checks, then one rule call per active group."""
-    op, lines = plan.op, ["def backward(n, g):"]
+    op, lines = plan.op, [f"def backward(n, {plan.incoming}):"]
     for item in plan.saved.values():
         s = item.slot
         if item.kind == "operand":
@@ -176,12 +182,12 @@ def _group_source(plan: Plan, number: int, group: Group) -> list[str]:
     op = plan.op
 
     def value(name: str) -> str:
-        if name == "g":
+        if name == "g" and "g" not in plan.names:
             return "g"
         if name == "need":
             return f"({''.join(f'{active(k)}, ' for k in group.indices)})"
         if name.startswith("g_") and name[2:] in op.results:
-            return f"g[{op.results.index(name[2:])}]" if plan.several else "g"
+            return f"{plan.incoming}[{op.results.index(name[2:])}]" if plan.several else plan.incoming
         prefix, _, rest = name.partition("_")
         if prefix in ("shape", "dtype") and rest in plan.names:
             return f"n[{plan.saved[f'sig_{rest}'].slot}].{prefix}"
@@ -362,38 +368,69 @@ def make_rule(plan: Plan) -> Rule:
 
 
 def make_function(op: Op) -> Any:
-    """Compile the eager function of an op with a fixed number of operands."""
-    plan = Plan(op)
-    name = op.name
-    scope: dict[str, Any] = {
-        "OP": op, "STATE": STATE, "INTERPRETER": INTERPRETER, "Tensor": Tensor, "GRAD": tape.GRAD_MODE.get, "ID": tape.next_id,
-        "resolve": resolving.resolve, "inline": resolving.inline,
-    }  # fmt: skip
-    scope |= {f"ATTR_{a}": d for a, d in op.attrs.items() if d is not REQUIRED}
-    if plan.edges:
-        scope["RULE"] = make_rule(plan)
-        if op.category == "binary":
-            scope["RULE_NUMBER"] = make_rule(Plan(op, frozenset({1})))
-    _compile(forward_source(plan, name, name), f"<op {name}>", scope)
-    function = scope[name]
+    """The eager function of an op with a fixed number of operands; compiled at its first call."""
+
+    def build(scope: dict[str, Any]) -> str:
+        plan = Plan(op)
+        scope |= {f"ATTR_{a}": d for a, d in op.attrs.items() if d is not REQUIRED}
+        if plan.edges:
+            scope["RULE"] = make_rule(plan)
+            if op.category == "binary":
+                scope["RULE_NUMBER"] = make_rule(Plan(op, frozenset({1})))
+        return forward_source(plan, op.name, op.name)
+
+    function = _lazily(op, op.name, build)
     function.__doc__ = op.doc or None
-    function.__module__ = "treadle.ops"
     return function
 
 
 def make_reversed(op: Op) -> Any:
-    """Compile `number op tensor` of a binary op: `r_sub(b, a)` is a - b for a Python number a."""
-    a, b = (i.name for i in op.inputs)
-    plan = Plan(op, frozenset({0}))
-    scope: dict[str, Any] = {"OP": op, "STATE": STATE, "INTERPRETER": INTERPRETER, "Tensor": Tensor, "GRAD": tape.GRAD_MODE.get, "ID": tape.next_id,
-                             "resolve": resolving.resolve, "inline": resolving.inline}  # fmt: skip
-    if plan.edges:
-        scope["RULE"] = make_rule(plan)
+    """`number op tensor` of a binary op: `r_sub(b, a)` is a - b for a Python number a; compiled at its first call."""
+
+    def build(scope: dict[str, Any]) -> str:
+        plan = Plan(op, frozenset({0}))
+        if plan.edges:
+            scope["RULE"] = make_rule(plan)
+        return reversed_source(plan)
+
+    return _lazily(op, f"r_{op.name}", build)
+
+
+def reversed_source(plan: Plan) -> str:
+    """Text of the function for a Python number on the left."""
+    op = plan.op
+    a, b = plan.names
     body = [f"    out = kernel({a}, {b}.storage)", *_record_source(plan, "RULE")]
     lines = [f"def r_{op.name}({b}, {a}):", "    if STATE.special:", "        i = INTERPRETER.get()", f"        if i is not None: return i(OP, ({a}, {b}), ())",
              *_guarded(f"kernel, sig = {b}.sig.r_{op.name}[{a}.__class__]", MISS, f"resolve(OP, ({a}, {b}), ())", body)]  # fmt: skip
-    _compile("\n".join(lines), f"<op r_{op.name}>", scope)
-    return scope[f"r_{op.name}"]
+    return "\n".join(lines)
+
+
+def _first_call(*args: Any, **kwargs: Any) -> Any:
+    return COMPILE(*args, **kwargs)  # type: ignore[name-defined]  # noqa: F821 - in the scope that _lazily makes
+
+
+def _lazily(op: Op, name: str, build: Any) -> Any:
+    """A function that writes and compiles its own text when it is first called, so that importing stays cheap.
+
+    It is one function object all along (methods and operators hold it): its code is replaced.
+    """
+    scope: dict[str, Any] = {
+        "OP": op, "STATE": STATE, "INTERPRETER": INTERPRETER, "Tensor": Tensor, "GRAD": tape.GRAD_MODE.get, "ID": tape.next_id,
+        "resolve": resolving.resolve, "inline": resolving.inline, "__name__": "treadle.ops",
+    }  # fmt: skip
+    function = types.FunctionType(_first_call.__code__, scope, name)
+
+    def compile_and_call(*args: Any, **kwargs: Any) -> Any:
+        made: dict[str, Any] = {}
+        exec(compile(build(scope), f"<op {name}>", "exec"), scope, made)
+        real = made[name]
+        function.__defaults__, function.__kwdefaults__ = real.__defaults__, real.__kwdefaults__
+        function.__code__ = real.__code__
+        return function(*args, **kwargs)
+
+    scope["COMPILE"] = compile_and_call
+    return function
 
 
 def _compile(source: str, filename: str, scope: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from treadle.dtypes import CATEGORY
 from treadle.eager import resolve as resolving
 from treadle.eager.codegen import Plan
 from treadle.errors import AutogradError, DTypeError, ShapeError
-from treadle.op import CATALOGUE, Op
+from treadle.op import FN, Op
 from treadle.runtime import dispatch
 from treadle.shapes import broadcast, expand_strides, overlaps
 from treadle.sig import sig_of
@@ -27,7 +27,6 @@ def saves_first(op: Op) -> bool:
 
 def inplace_method(op: Op) -> Any:
     """Return the method `x.op_(*others)` of an elementwise op."""
-    keeps_first = saves_first(op)
     row = f"{op.name}_"
 
     def method(x: Tensor, *others: Any) -> Tensor:
@@ -38,14 +37,14 @@ def inplace_method(op: Op) -> Any:
                 write(x.storage, other.storage if isinstance(other, Tensor) else other, x.storage)
                 x._version += 1
                 return x
-        return _general(op, row, keeps_first, x, others)
+        return _general(op, row, x, others)
 
     method.__name__ = method.__qualname__ = row
     method.__doc__ = f"Do `{op.name}` in place and return the tensor."
     return method
 
 
-def _general(op: Op, row: str, keeps_first: bool, x: Tensor, others: tuple[Any, ...]) -> Tensor:
+def _general(op: Op, row: str, x: Tensor, others: tuple[Any, ...]) -> Tensor:
     _check_target(op.name, x)
     _check_fits(op, x, others)
     if not _records(x, others):
@@ -58,7 +57,7 @@ def _general(op: Op, row: str, keeps_first: bool, x: Tensor, others: tuple[Any, 
         return x
     _check_recordable(op.name, x)
     source = x
-    if keeps_first and any(isinstance(o, Tensor) and o.node is not None for o in others):
+    if saves_first(op) and any(isinstance(o, Tensor) and o.node is not None for o in others):
         source = Tensor(resolving.copy_of(x), resolving.dense_sig(x.dtype, x.shape, x.device), x.node)
     return finish(x, op.fn(source, *others))
 
@@ -115,7 +114,7 @@ def _check_recordable(what: str, x: Tensor) -> None:
 def write_values(x: Tensor, new: Any) -> None:
     """Put the elements of `new` (broadcast, cast) into x's memory and count the write; nothing is recorded."""
     if new.dtype is not x.dtype:
-        new = CATALOGUE["cast"](new, x.dtype)
+        new = FN["cast"](new, x.dtype)
     source = new.sig
     if source.shape != x.shape:
         source = sig_of(source.dtype, x.shape, expand_strides(source.shape, source.strides, x.shape), x.device)
@@ -138,9 +137,9 @@ def mark(x: Tensor) -> None:
 def finish(x: Tensor, new: Tensor) -> Tensor:
     """The recorded end of a write: new values into memory, a new node for the root."""
     if new.dtype is not x.dtype:
-        new = CATALOGUE["cast"](new, x.dtype)
+        new = FN["cast"](new, x.dtype)
     if new.shape != x.shape:
-        new = CATALOGUE["expand"](new, x.shape)
+        new = FN["expand"](new, x.shape)
     node = new.node
     base = x.base if isinstance(x, View) else None
     old = base.node if base is not None else None

@@ -285,13 +285,24 @@ def decomposed(call: Call) -> Any:
         args = [Tensor(s, x) if isinstance(x, Sig) else s for s, x in zip(storages, call.ins, strict=True)]
         token = tape.GRAD_MODE.set(False)
         try:
-            results = _expand(op, args, attrs, len(call.outs) > len(op.results))
+            results = _expand(op, _widened(op, args), attrs, len(call.outs) > len(op.results))
         finally:
             tape.GRAD_MODE.reset(token)
         made = tuple(_own(op, r, spec, storages) if w else None for r, spec, w in zip(results, call.outs, wanted, strict=True))
         return made[0] if len(made) == 1 else made
 
     return run
+
+
+def _widened(op: Op, args: Any) -> Any:
+    """Half-precision operands as float32 where the op's class promises one rounding; products keep their type, which backends claim."""
+    if op.num.kind not in ("ulp", "mixed") or not any(_is_half(a) for a in args):
+        return args
+    return tuple(CAST[0](a, dtypes.float32) if _is_half(a) else a for a in args)
+
+
+def _is_half(a: Any) -> bool:
+    return isinstance(a, Tensor) and a.dtype.kind == "f" and a.dtype.itemsize == 2
 
 
 def _expand(op: Op, args: Any, attrs: dict[str, Any], with_aux: bool) -> tuple[Any, ...]:
@@ -329,12 +340,16 @@ def copy_of(x: Tensor) -> Any:
 
 def inline(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     """A recorded call of an op without a rule: run its decomposition on the tape. One alias per operand keeps edges apart."""
-    given = dict(zip(op_attrs(op), attrs, strict=True))
-    given.pop("want", None)
+    given = dict(zip(op.attrs, attrs, strict=False))  # without `want`: all results are made
     if op.promote:
         cast = _cast_floats(op, args)
         args = args if cast is None else cast
-    results = _expand(op, args, given, False)
+    wide = _widened(op, args)
+    results = _expand(op, wide, given, False)
+    if wide is not args:
+        specs = op.spec(*[Spec(a.shape, a.dtype) if isinstance(a, Tensor) else a for a in args], **given)
+        outs = (specs,) if isinstance(specs, Spec) else specs
+        results = tuple(r if r.dtype is o.dtype else CAST[0](r, o.dtype) for r, o in zip(results, outs, strict=True))
     return results[0] if len(op.results) == 1 else results
 
 

@@ -36,28 +36,48 @@ class ReLU(_InPlace):
 
 
 class SiLU(_InPlace):
-    """Return x·sigmoid(x)."""
+    """Return x·sigmoid(x).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.SiLU()(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.2689, 1.7616]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.silu(input, self.inplace)
 
 
 class Mish(_InPlace):
-    """Return x·tanh(softplus(x))."""
+    """Return x·tanh(softplus(x)).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Mish()(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.3034, 1.944]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.mish(input, self.inplace)
 
 
 class SELU(_InPlace):
-    """Return the self-normalising ELU."""
+    """Return the self-normalising ELU.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.SELU()(td.tensor([-1.0, 2.0])).tolist()]
+    [-1.1113, 2.1014]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.selu(input, self.inplace)
 
 
 class Hardswish(_InPlace):
-    """Return x·relu6(x + 3) / 6."""
+    """Return x·relu6(x + 3) / 6.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Hardswish()(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.3333, 1.6667]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardswish(input, self.inplace)
@@ -67,7 +87,12 @@ class Hardswish(_InPlace):
 
 
 class Hardsigmoid(Hardswish):
-    """Return relu6(x + 3) / 6."""
+    """Return relu6(x + 3) / 6.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Hardsigmoid()(td.tensor([-1.0, 2.0])).tolist()]
+    [0.3333, 0.8333]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.hardsigmoid(input, self.inplace)
@@ -93,7 +118,12 @@ class LeakyReLU(Module):
 
 
 class ELU(Module):
-    """Return x where positive, alpha·(exp(x) - 1) elsewhere."""
+    """Return x where positive, alpha·(exp(x) - 1) elsewhere.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.ELU()(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.6321, 2.0]
+    """
 
     def __init__(self, alpha: float = 1.0, inplace: bool = False) -> None:
         super().__init__()
@@ -130,7 +160,12 @@ class Hardtanh(Module):
 
 
 class ReLU6(Hardtanh):
-    """Return min(max(x, 0), 6)."""
+    """Return min(max(x, 0), 6).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.ReLU6()(td.tensor([-1.0, 7.0])).tolist()]
+    [0.0, 6.0]
+    """
 
     def __init__(self, inplace: bool = False) -> None:
         super().__init__(0.0, 6.0, inplace)
@@ -159,35 +194,60 @@ class GELU(Module):
 
 
 class Sigmoid(Module):
-    """Return 1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x)).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Sigmoid()(td.tensor([0.0, 2.0])).tolist()]
+    [0.5, 0.8808]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.sigmoid(input)
 
 
 class Tanh(Module):
-    """Return tanh(x)."""
+    """Return tanh(x).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Tanh()(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.7616, 0.964]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return ops.tanh(input)
 
 
 class LogSigmoid(Module):
-    """Return log(sigmoid(x))."""
+    """Return log(sigmoid(x)).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.LogSigmoid()(td.tensor([-1.0, 2.0])).tolist()]
+    [-1.3133, -0.1269]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.logsigmoid(input)
 
 
 class Softsign(Module):
-    """Return x / (1 + |x|)."""
+    """Return x / (1 + |x|).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Softsign()(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.5, 0.6667]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softsign(input)
 
 
 class Softplus(Module):
-    """Return log(1 + exp(beta·x)) / beta."""
+    """Return log(1 + exp(beta·x)) / beta.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Softplus()(td.tensor([-1.0, 2.0])).tolist()]
+    [0.3133, 2.1269]
+    """
 
     def __init__(self, beta: float = 1.0, threshold: float = 20.0) -> None:
         super().__init__()
@@ -220,21 +280,36 @@ class Softmax(Module):
 
 
 class LogSoftmax(Softmax):
-    """Return log(softmax(x)) along dim."""
+    """Return log(softmax(x)) along dim.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.LogSoftmax(dim=0)(td.zeros(2)).tolist()]
+    [-0.6931, -0.6931]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.log_softmax(input, self.dim)
 
 
 class Softmin(Softmax):
-    """Return softmax(-x) along dim."""
+    """Return softmax(-x) along dim.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.Softmin(dim=0)(td.zeros(2)).tolist()]
+    [0.5, 0.5]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.softmin(input, self.dim)
 
 
 class GLU(Module):
-    """Split dim in halves a and b and return a·sigmoid(b)."""
+    """Split dim in halves a and b and return a·sigmoid(b).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.GLU()(td.tensor([4.0, 0.0])).tolist()]
+    [2.0]
+    """
 
     def __init__(self, dim: int = -1) -> None:
         super().__init__()

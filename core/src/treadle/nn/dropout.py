@@ -29,14 +29,24 @@ class Dropout(Module):
 
 
 class Dropout1d(Dropout):
-    """Drop whole channels of (N, C, L) or (C, L)."""
+    """Drop whole channels of (N, C, L) or (C, L).
+
+    >>> import treadle as td
+    >>> td.nn.Dropout1d(0.5).eval()(td.ones(1, 2, 1)).tolist()
+    [[[1.0], [1.0]]]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout1d(input, self.p, self.training, self.inplace)
 
 
 class Dropout2d(Dropout):
-    """Drop whole channels of (N, C, H, W) or (C, H, W)."""
+    """Drop whole channels of (N, C, H, W) or (C, H, W).
+
+    >>> import treadle as td
+    >>> td.nn.Dropout2d(1.0)(td.ones(1, 1, 1, 2)).tolist()
+    [[[[0.0, 0.0]]]]
+    """
 
     def forward(self, input: Tensor) -> Tensor:
         return F.dropout2d(input, self.p, self.training, self.inplace)

@@ -52,7 +52,12 @@ def uniform_(
 def normal_(
     tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
-    """Fill with normal numbers of the given mean and standard deviation."""
+    """Fill with normal numbers of the given mean and standard deviation.
+
+    >>> import treadle as td
+    >>> tuple(td.nn.init.normal_(td.empty(2, 3), std=0.02).shape)
+    (2, 3)
+    """
     with no_grad():
         return tensor.normal_(mean, std, generator=generator)
 
@@ -120,18 +125,33 @@ def _redraw_uniform(
 
 
 def constant_(tensor: Tensor, val: float) -> Tensor:
-    """Fill with one value."""
+    """Fill with one value.
+
+    >>> import treadle as td
+    >>> td.nn.init.constant_(td.empty(2), 3.0).tolist()
+    [3.0, 3.0]
+    """
     with no_grad():
         return tensor.fill_(val)
 
 
 def ones_(tensor: Tensor) -> Tensor:
-    """Fill with ones."""
+    """Fill with ones.
+
+    >>> import treadle as td
+    >>> td.nn.init.ones_(td.empty(2)).tolist()
+    [1.0, 1.0]
+    """
     return constant_(tensor, 1.0)
 
 
 def zeros_(tensor: Tensor) -> Tensor:
-    """Fill with zeros."""
+    """Fill with zeros.
+
+    >>> import treadle as td
+    >>> td.nn.init.zeros_(td.empty(2)).tolist()
+    [0.0, 0.0]
+    """
     return constant_(tensor, 0.0)
 
 
@@ -180,7 +200,12 @@ def xavier_uniform_(
 def xavier_normal_(
     tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
 ) -> Tensor:
-    """Fill normally with standard deviation gain·sqrt(2 / (fan_in + fan_out))."""
+    """Fill normally with standard deviation gain·sqrt(2 / (fan_in + fan_out)).
+
+    >>> import treadle as td
+    >>> tuple(td.nn.init.xavier_normal_(td.empty(3, 5)).shape)
+    (3, 5)
+    """
     std = gain * math.sqrt(2.0 / sum(_calculate_fan_in_and_fan_out(tensor)))
     return normal_(tensor, 0.0, std, generator)
 
@@ -213,7 +238,12 @@ def kaiming_normal_(
     nonlinearity: str = "leaky_relu",
     generator: Generator | None = None,
 ) -> Tensor:
-    """Fill normally with standard deviation gain / sqrt(fan)."""
+    """Fill normally with standard deviation gain / sqrt(fan).
+
+    >>> import treadle as td
+    >>> tuple(td.nn.init.kaiming_normal_(td.empty(3, 5), nonlinearity="relu").shape)
+    (3, 5)
+    """
     if 0 in tensor.shape:
         warnings.warn("Initializing zero-element tensors is a no-op", stacklevel=2)
         return tensor

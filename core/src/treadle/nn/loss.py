@@ -100,14 +100,24 @@ class MSELoss(_Loss):
 
 
 class L1Loss(_Loss):
-    """Return the absolute difference, by default its mean."""
+    """Return the absolute difference, by default its mean.
+
+    >>> import treadle as td
+    >>> td.nn.L1Loss()(td.zeros(2), td.tensor([1.0, 3.0])).item()
+    2.0
+    """
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
         return F.l1_loss(input, target, reduction=self.reduction)
 
 
 class SmoothL1Loss(_Loss):
-    """Return a squared difference below beta and an absolute one above."""
+    """Return a squared difference below beta and an absolute one above.
+
+    >>> import treadle as td
+    >>> td.nn.SmoothL1Loss()(td.zeros(2), td.tensor([1.0, 3.0])).item()
+    1.5
+    """
 
     def __init__(
         self,
@@ -124,7 +134,12 @@ class SmoothL1Loss(_Loss):
 
 
 class HuberLoss(_Loss):
-    """Return half the squared difference up to delta and a linear one above."""
+    """Return half the squared difference up to delta and a linear one above.
+
+    >>> import treadle as td
+    >>> td.nn.HuberLoss(delta=2.0)(td.zeros(2), td.tensor([1.0, 3.0])).item()
+    2.25
+    """
 
     def __init__(self, reduction: str = "mean", delta: float = 1.0) -> None:
         super().__init__(reduction=reduction)
@@ -176,7 +191,12 @@ class BCEWithLogitsLoss(_Loss):
 
 
 class KLDivLoss(_Loss):
-    """Return target·(log target - input), reduced; "batchmean" divides by the batch size."""
+    """Return target·(log target - input), reduced; "batchmean" divides by the batch size.
+
+    >>> import treadle as td
+    >>> td.nn.KLDivLoss(reduction="batchmean")(td.zeros(2), td.ones(2)).item()
+    0.0
+    """
 
     def __init__(
         self,

@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle.dtypes import int64
 from treadle.errors import ArgumentError, ShapeError
-from treadle.op import EXACT, Op, composite
+from treadle.op import EXACT, STEPWISE, Num, Op, composite
 from treadle.ops.contraction import dot_general
 from treadle.ops.manipulation import flip, pad, permute, reshape, subscript, windows
 from treadle.ops.reduction import argmax, max_, sum_
@@ -107,7 +107,7 @@ def _conv_reference(x: Any, w: Any, b: Any = None, stride: Pair = ONE, padding: 
     v = np.lib.stride_tricks.sliding_window_view(x, reach, (2, 3))[:, :, :: stride[0], :: stride[1], :: dilation[0], :: dilation[1]]
     n, c, oh, ow, kh, kw = v.shape
     v = v.reshape(n, groups, c // groups, oh, ow, kh, kw)
-    y = np.einsum("ngchwij,gocij->ngohw", v, w.reshape(groups, -1, c // groups, kh, kw), optimize=True).reshape(n, -1, oh, ow)
+    y = np.einsum("ngchwij,gocij->ngohw", v, w.reshape(groups, -1, c // groups, kh, kw), optimize=True).reshape(n, w.shape[0], oh, ow)
     return y if b is None else y + b.reshape(1, -1, 1, 1)
 
 
@@ -201,7 +201,7 @@ def _max_pool_grad_grad(g_gx: Any, indices: Any, shape_g: Any) -> Any:
 MAX_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)), s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True),
             s((1, 1, 9, 9), kernel_size=(2, 2), stride=(1, 2), dilation=(2, 3)), s((0, 2, 4, 4), kernel_size=(2, 2), stride=(2, 2))]
 max_pool2d_indices: Op = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec, samples=MAX_POOL, num=EXACT)
-max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, spec=lambda g, indices, input_size: Spec(tuple(input_size), g.dtype),
+max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, num=STEPWISE, spec=lambda g, indices, input_size: Spec(tuple(input_size), g.dtype),
                             samples=[s((2, 3, 2, 2), Arg((2, 3, 2, 2), "int64", 0, 16), input_size=(2, 3, 4, 4))])
 max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"), spec=_pool_spec, samples=MAX_POOL, num=EXACT)
 
@@ -246,8 +246,8 @@ def _avg_pool_grad(g: Any, input_size: Any, kernel_size: Pair, stride: Pair, pad
 
 AVG_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=False),
             s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True), s((1, 2, 5, 5), kernel_size=(3, 2), stride=(1, 1), padding=(1, 1))]
-avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, spec=lambda g, input_size, **kw: Spec(tuple(input_size), g.dtype),
+avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=Num("mixed", 4.0), spec=lambda g, input_size, **kw: Spec(tuple(input_size), g.dtype),
                             vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d(g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad)},
                             samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape, **x.attrs) for x in AVG_POOL])
-avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, samples=AVG_POOL,
+avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, num=Num("mixed", 4.0), samples=AVG_POOL,
                        vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)})

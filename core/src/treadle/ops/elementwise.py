@@ -13,12 +13,12 @@ from treadle.dtypes import ALL, FLOATS, INTS, DType
 from treadle.errors import DTypeError
 from treadle.op import EXACT, Num, Op, binary, boolean, elementwise, ulp, unary, unary_float
 from treadle.ops.reduction import sum_to
-from treadle.ops.samples import s, t
+from treadle.ops.samples import UNARY_SHAPES, s, t
 from treadle.spec import Spec
 
 NUMERIC = INTS | FLOATS
 BITS = frozenset(ALL) - FLOATS
-MIXED = Num("mixed", 8.0)  # error within limit * eps * (|y| + sum of |operands|): where terms cancel
+MIXED = Num("mixed", 8.0)  # error within limit * eps * the size of the terms, where they cancel
 RSQRT_PI = 2 / math.sqrt(math.pi)
 
 
@@ -36,7 +36,7 @@ def _wrap_pow(a: Any, b: Any) -> Any:
             return np.power(a, b)
     safe = np.power(a, np.maximum(b, 0))
     odd = np.where(b % 2 == 0, 1, -1)
-    return np.where(b >= 0, safe, np.where(a == 1, 1, np.where(a == -1, odd, 0))).astype(a.dtype)
+    return np.where(b >= 0, safe, np.where(a == 1, 1, np.where(a == -1, odd, 0)).astype(a.dtype))
 
 
 def _trunc_div(a: Any, b: Any) -> Any:
@@ -68,7 +68,7 @@ def _shift(left: bool) -> Any:
 
 def _extremum(f: Any, b_wins_tie: Any) -> Any:
     def extremum(a: Any, b: Any) -> Any:
-        return np.where((a == b) & b_wins_tie(a, b), b, f(a, b))  # -0 and +0 compare equal but are ordered here
+        return np.where(a == b, np.where(b_wins_tie(a, b), b, a), f(a, b))  # -0 and +0 compare equal but are ordered here
 
     return extremum
 
@@ -173,7 +173,7 @@ bitcast: Op = Op("bitcast", "x -> y", tier="kernel", category="bits", reference=
 
 # ---- composites: activations and conveniences ----------------------------------------------------------------------
 COMPOSITE: dict[str, Any] = {"tier": "composite", "dtypes": FLOATS, "int_to_float": True}
-GRADIENT: dict[str, Any] = {"tier": "composite", "dtypes": FLOATS, "num": MIXED}
+GRADIENT: dict[str, Any] = {"tier": "composite", "dtypes": FLOATS, "num": MIXED, "samples": [s(shape, shape) for shape in UNARY_SHAPES]}
 SQRT_HALF, RSQRT_2PI, GELU_K = math.sqrt(0.5), 1 / math.sqrt(2 * math.pi), math.sqrt(2 / math.pi)
 
 
@@ -195,7 +195,7 @@ def _sigmoid_of(x: Any) -> Any:
 
 
 tanh_grad: Op = elementwise("tanh_grad", "g y", "g * (1 - y * y)", None, decompose=lambda g, y: g * (1.0 - y * y), **GRADIENT)
-relu_grad: Op = elementwise("relu_grad", "g y", "select(y <= 0, 0, g)", None, {"g": lambda g, y: relu_grad(g, y), "y": lambda g: g * 0},
+relu_grad: Op = elementwise("relu_grad", "g y", "select(y <= 0, 0, g)", None, {"g": lambda g_gx, y: relu_grad(g_gx, y), "y": lambda g_gx: g_gx * 0},
                         decompose=lambda g, y: where(y <= 0, 0.0, g), **GRADIENT | {"num": EXACT})
 relu: Op = unary("relu", "select(x <= 0, 0, x)", lambda x: np.where(x <= 0, np.zeros_like(x), x), {"x": lambda g, y: relu_grad(g, y)}, decompose=_relu,
              kinks=lambda x: x == 0, tier="composite", dtypes=NUMERIC)
@@ -213,7 +213,7 @@ gelu_tanh_grad: Op = elementwise("gelu_tanh_grad", "g x", f"g * (0.5 * (1 + {_TA
                              None, decompose=_gelu_tanh_grad, **GRADIENT)
 gelu_tanh: Op = unary("gelu_tanh", f"0.5 * x * (1 + {_TANH_ARG})", lambda x: 0.5 * x * (1 + np.tanh(GELU_K * (x + 0.044715 * x**3))), {"x": lambda g, x: gelu_tanh_grad(g, x)},
                   decompose=lambda x: 0.5 * x * (_gelu_inner(x) + 1.0), **COMPOSITE | {"num": MIXED})
-softplus: Op = unary("softplus", "select(x > 20, x, log1p(exp(min(x, 20))))", lambda x: np.logaddexp(x, 0), {"x": lambda g, x: g * sigmoid(x)},
+softplus: Op = unary("softplus", "select(x > 20, x, log1p(exp(min(x, 20))))", lambda x: np.where(x > 20, x, np.logaddexp(x, 0)), {"x": lambda g, x: g * sigmoid(x)},
                  decompose=lambda x: where(20.0 < x, x, log1p(exp(minimum(x, 20.0)))), **COMPOSITE | {"num": MIXED})
 reciprocal: Op = unary("reciprocal", "1 / x", lambda x: 1 / x, {"x": lambda g, y: -g * (y * y)}, decompose=lambda x: 1.0 / x, **COMPOSITE | {"num": EXACT})
 rsqrt: Op = unary("rsqrt", "1 / sqrt(x)", lambda x: 1 / np.sqrt(x), {"x": lambda g, y: g * (y * y * y * -0.5)}, decompose=lambda x: 1.0 / sqrt(x), **COMPOSITE | {"num": ulp(4)})
@@ -228,4 +228,4 @@ clamp: Op = elementwise("clamp", "x lo hi", "min(max(x, lo), hi)", lambda x, lo,
                      "lo": lambda g, x, lo, hi, shape_lo: sum_to(where(bit_and(lt(x, lo), le(lo, hi)), g, 0.0), shape_lo),
                      "hi": lambda g, x, lo, hi, shape_hi: sum_to(where(lt(hi, maximum(x, lo)), g, 0.0), shape_hi)},
                     decompose=lambda x, lo, hi: minimum(maximum(x, lo), hi), tier="composite", dtypes=NUMERIC, kinks=lambda x, lo, hi: (x == lo) | (x == hi),
-                    samples=[s((4, 5), -1, 1), s((7,), (7,), 3), s((), -1, 2), s((0, 3), -1, 1)])
+                    samples=[s((4, 5), -1, 1), s((7,), (7,), 3), s((), -1, 2), s((0, 3), -1, 1), s((4, 5), (5,), (4, 1))])

@@ -9,9 +9,10 @@ import numpy as np
 
 from treadle.dtypes import ALL, INTS, int64
 from treadle.errors import ShapeError
-from treadle.op import EXACT, Op, composite, host
+from treadle.op import EXACT, STEPWISE, Op, composite, host
 from treadle.ops.manipulation import expand, reshape
 from treadle.ops.samples import ints, s, t
+from treadle.shapes import numel
 from treadle.spec import Spec
 
 EVERY = frozenset(ALL)
@@ -44,7 +45,7 @@ def _scatter_spec(x: Spec, i: Spec, u: Spec, mode: str = "set") -> Spec:
 
 def _scatter(x: Any, i: Any, u: Any, mode: str = "set") -> Any:
     out = x.copy()
-    at = _checked(i, x.shape)
+    at = _checked(i, x.shape[: i.shape[-1]])
     if mode == "set":
         out[at] = u
     else:
@@ -76,7 +77,7 @@ def _sort(x: Any, descending: bool = False) -> Any:
 gather_nd: Op = Op("gather_nd", "x i -> y", tier="kernel", category="index", spec=_gather_spec, reference=lambda x, i: x[_checked(i, x.shape[: i.shape[-1]])], num=EXACT,
                vjp={"x": lambda g, i, shape_x: scatter_nd(g.new_zeros(shape_x), i, g, "add")},
                samples=[s((5, 3), ints(4, 1, high=5)), s((5, 3), ints(2, 4, 2, high=3)), s((7,), ints(0, 1, high=7)), s((3, 4, 5), ints(6, 1, low=-3, high=3)), s((4, 0), ints(2, 1, high=4))])
-scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter, vjp={"x u": _scatter_grads},
+scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter, num=STEPWISE, vjp={"x u": _scatter_grads},
                 samples=[s((5, 3), ints(4, 1, high=5), (4, 3), mode="add"), s((7,), ints(3, 2, 1, high=7), (3, 2), mode="add"), s((5, 3), ints(1, 1, high=5), (1, 3), mode="set"),
                          s((4, 3), ints(2, 2, high=3), (2,), mode="max"), s((4, 3), ints(2, 2, high=3), (2,), mode="min"), s((7,), ints(0, 1, high=7), (0,), mode="set")])
 sort: Op = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort, spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
@@ -105,7 +106,7 @@ take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_n
                        vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
                        samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0), s((7,), ints(3, high=7), axis=0)])
 put_along: Op = composite("put_along", "x i u -> y", lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
-                      spec=lambda x, i, u, axis, mode="set": x, dtypes=EVERY, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"), s((7,), ints(3, high=7), (3,), axis=0, mode="add")])
+                      spec=lambda x, i, u, axis, mode="set": x, dtypes=EVERY, num=STEPWISE, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"), s((7,), ints(3, high=7), (3,), axis=0, mode="add")])
 
 
 def _unsort(g: Any, indices: Any, shape_x: Any) -> Any:
@@ -126,14 +127,15 @@ def _embedding_reference(w: Any, i: Any, padding_idx: int = -1) -> Any:
 
 
 def _embedding_grad(g: Any, i: Any, num_embeddings: int, padding_idx: int = -1) -> Any:
-    flat = reshape(i, (i.size, 1))
-    rows = reshape(g, (i.size, g.shape[-1]))
+    count = numel(i.shape)
+    flat = reshape(i, (count, 1))
+    rows = reshape(g, (count, g.shape[-1]))
     if padding_idx >= 0:
         rows = rows * (flat != padding_idx).to(g.dtype)
     return scatter_nd(g.new_zeros((num_embeddings, g.shape[-1])), flat, rows, "add")
 
 
-embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, spec=lambda g, i, num_embeddings, padding_idx=-1: Spec((num_embeddings, g.shape[-1]), g.dtype),
+embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, num=STEPWISE, spec=lambda g, i, num_embeddings, padding_idx=-1: Spec((num_embeddings, g.shape[-1]), g.dtype),
                            vjp={"g": lambda g_gw, i, padding_idx: _pad_rows(embedding(g_gw, i, padding_idx), i, padding_idx)},
                            samples=[s((4, 3), ints(4, high=5), num_embeddings=5), s((2, 3, 4), ints(2, 3, high=9), num_embeddings=9, padding_idx=1), s((0, 3), ints(0, high=5), num_embeddings=5)])
 embedding: Op = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, reshape(i, (*i.shape, 1))), spec=_embedding_spec, reference=_embedding_reference, num=EXACT,

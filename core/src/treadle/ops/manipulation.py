@@ -128,7 +128,7 @@ concat: Op = Op("concat", "xs* -> y", tier="copy", category="copy", spec=_concat
             reference=lambda *xs, axis: np.concatenate(xs, axis), vjp={"xs": _concat_grad},
             samples=[s([(2, 3), (4, 3)], axis=0), s([(2, 3), (2, 1), (2, 0)], axis=1), s([(5,)], axis=0)])
 pad: Op = Op("pad", "x value# -> y", tier="copy", category="copy", spec=_pad_spec, layout=_pad_regions, num=EXACT,
-         reference=lambda x, value, widths: np.pad(x, widths, constant_values=value).astype(x.dtype), vjp={"x": _pad_grad},
+         reference=lambda x, value, widths: np.pad(x, widths, constant_values=value).astype(x.dtype) if widths else x.copy(), vjp={"x": _pad_grad},
          samples=[s((2, 3), 1.5, widths=((1, 0), (2, 3))), s((0, 2), 0.0, widths=((1, 1), (0, 0))), s((), 0.0, widths=())])
 copy: Op = Op("copy", "x -> y", tier="copy", category="copy", spec=lambda x: x, layout=lambda out, x: [(0, (x.shape, dense_strides(x.shape), 0))], num=EXACT,
           reference=lambda x: x.copy(), vjp={"x": lambda g: g}, samples=[s((4, 5)), s(()), s((0, 3))], doc="Copy to new memory, row-major.")

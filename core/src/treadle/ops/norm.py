@@ -10,6 +10,7 @@ from treadle.ops.elementwise import rsqrt
 from treadle.ops.manipulation import reshape
 from treadle.ops.reduction import mean, sum_, sum_to
 from treadle.ops.samples import s, t
+from treadle.shapes import numel
 from treadle.spec import Spec
 
 CLASS = Num("mixed", 64.0)
@@ -50,7 +51,7 @@ def _ln(x: Any, w: Any, b: Any, mean: Any, rstd: Any, ndim: int = 1, eps: float 
 
 def _ln_grad(g: Any, x: Any, w: Any, mean: Any, rstd: Any, ndim: int = 1) -> Any:
     axes = _trailing(x, ndim)
-    n = 1.0 / math.prod(x.shape[a] for a in axes) if x.size else 0.0
+    n = 1.0 / math.prod(x.shape[a] for a in axes) if 0 not in x.shape else 0.0
     hat = (x - mean) * rstd
     h = g if w is None else g * w
     gx = rstd * (h - sum_(h, axes, True) * n - hat * (sum_(h * hat, axes, True) * n))
@@ -102,7 +103,7 @@ def _bn(x: Any, w: Any = None, b: Any = None, eps: float = 1e-5) -> Any:
 
 def _bn_grad(g: Any, x: Any, w: Any, mean: Any, var: Any, eps: float = 1e-5) -> Any:
     axes = _channels(x)
-    n = 1.0 / (x.size / x.shape[1]) if x.size else 0.0
+    n = x.shape[1] / numel(x.shape) if 0 not in x.shape else 0.0
     rstd = rsqrt(var + eps)
     hat = (x - along(mean, x)) * along(rstd, x)
     gb, gw = sum_(g, axes), sum_(g * hat, axes)
@@ -115,7 +116,7 @@ def _bn_rule(g_y: Any, g_mean: Any, g_var: Any, x: Any, w: Any, mean: Any, var: 
         gx, gw, gb = None, None, None
     else:
         gx, gw, gb = batch_norm_grad(g_y, x, w, mean, var, eps, want=need)
-    n = 1.0 / (x.size / x.shape[1]) if x.size else 0.0
+    n = x.shape[1] / numel(x.shape) if 0 not in x.shape else 0.0
     if g_mean is not None:
         gx = along(g_mean * n, x) + (x * 0 if gx is None else gx)
     if g_var is not None:

@@ -70,7 +70,7 @@ def _pairs(state: Any, count: int) -> Any:
 def _bits(state: Any, shape: Shape) -> Any:
     n = numel(shape)
     w0, w1 = _pairs(state, (n + 1) // 2)
-    return reshape(subscript(reshape(state.stack((w0, w1), 1), (2 * w0.size,)), ((0, n, 1),)), shape)
+    return reshape(subscript(reshape(state.stack((w0, w1), 1), (2 * w0.shape[0],)), ((0, n, 1),)), shape)
 
 
 def _bits_reference(state: Any, shape: Shape) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle.dtypes import ALL, FLOATS, INTS, int64
 from treadle.errors import ArgumentError
-from treadle.op import EXACT, Op, composite
+from treadle.op import EXACT, Num, Op, composite
 from treadle.ops.manipulation import concat, expand, narrow, reshape, subscript
 from treadle.ops.samples import reduction_samples, s
 from treadle.shapes import Shape, reduced
@@ -125,8 +125,8 @@ def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = Fals
     return _spec(x, axes, keepdims)
 
 
-mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), samples=reduction_samples()[:-2])
-var: Op = composite("var", "x -> y", _var, spec=_var_spec, samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)])
+mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), num=Num("mixed", 4.0), samples=reduction_samples()[:-2])
+var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=Num("mixed", 4.0), samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)])
 
 
 def _arg_spec(x: Spec, axis: int, keepdims: bool = False) -> Spec:
@@ -174,5 +174,5 @@ def _reversed(x: Any, axis: int) -> Any:
     return subscript(x, tuple((n - 1, n, -1) if d == axis else (0, n, 1) for d, n in enumerate(x.shape)))
 
 
-cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
+cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC, num=Num("mixed", 4.0),
                    reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)])

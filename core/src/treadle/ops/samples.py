@@ -30,7 +30,7 @@ class Arg(NamedTuple):
             low = max(self.low, 1 if self.kind == "positive" else 0 if dtype.kind == "u" else self.low)
             return rng.integers(low, max(self.high, low + 1), self.shape).astype(dtype.np)
         x = rng.uniform(-0.95, 0.95, self.shape) if self.kind == "unit" else rng.standard_normal(self.shape)
-        return (np.abs(x) + 0.1 if self.kind == "positive" else x).astype(dtype.np)
+        return np.asarray(np.abs(x) + 0.1 if self.kind == "positive" else x).astype(dtype.np)
 
 
 def t(*shape: int, kind: str = "main") -> Arg:

@@ -31,6 +31,11 @@ def _softmax_reference(x: Any, axis: int) -> Any:
     return e / e.sum(axis, keepdims=True)
 
 
+def _log_softmax_reference(x: Any, axis: int) -> Any:
+    shifted = x - (x.max(axis, keepdims=True) if x.size else 0)
+    return shifted - np.log(np.exp(shifted).sum(axis, keepdims=True))
+
+
 def _log_softmax(x: Any, axis: int) -> Any:
     shifted = x - _safe_max(x, (axis,))
     return shifted - log(sum_(exp(shifted), (axis,), True))
@@ -46,15 +51,18 @@ def _lse(x: Any, axes: Shape, keepdims: bool = False) -> Any:
 
 
 def _lse_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
+    top = x.max(axes, keepdims=True) if all(x.shape[a] for a in axes) else np.zeros(())
+    top = np.where(np.isinf(top), 0.0, top)
     with np.errstate(divide="ignore"):
-        return np.logaddexp.reduce(x.astype(np.float64), axis=axes[0], keepdims=keepdims) if len(axes) == 1 else np.log(np.exp(x).sum(axes, keepdims=keepdims))
+        y = np.log(np.exp(x - top).sum(axes, keepdims=True)) + top
+    return y if keepdims else y.reshape(reduced(x.shape, axes, False))
 
 
 softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
 softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=RELATIVE)
 log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
 log_softmax: Op = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x, samples=AXIS, num=RELATIVE,
-                        reference=lambda x, axis: np.log(_softmax_reference(x, axis)))
+                        reference=_log_softmax_reference)
 logsumexp: Op = composite("logsumexp", "x -> y", _lse, {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
                       spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference, num=RELATIVE,
                       samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)), s((3, 67), axes=(1,))])

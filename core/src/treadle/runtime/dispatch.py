@@ -205,7 +205,7 @@ def copy_into(device: Any, dst: Any, dst_sig: Sig, src: Any, src_sig: Sig) -> No
         device.backend.copy_strided(dst, src, dst_sig.dtype.itemsize, dst_sig.shape, dst_sig.strides, src_sig.strides)
 
 
-def fill(device: Any, storage: Any, value: Any, spec: Spec) -> None:
+def fill(device: Any, storage: Any, value: Any, spec: Spec | Sig) -> None:
     """Set every element of a dense storage to a Python number."""
     if spec.size:
         device.backend.fill(storage, np.asarray(value).astype(spec.dtype.np).tobytes(), spec.size)

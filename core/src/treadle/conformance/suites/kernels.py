@@ -11,12 +11,12 @@ from treadle.conformance.case import Block, Case, dtypes_of, samples_for, tensor
 from treadle.conformance.checks import check_alias, check_aux, check_call, check_inplace, check_inplace_lists, check_want
 from treadle.conformance.suites.gradients import gradient_cases
 from treadle.dtypes import DType
+from treadle.eager.resolve import ELEMENTWISE
 from treadle.op import CATALOGUE, Op
 from treadle.ops.samples import Sample, s
 
 LARGE = (211, 301)  # reaches threads, tiles and blocked copies; both prime to the widths of vectors
 POINTS = 499  # of a sweep
-ELEMENTWISE = ("unary", "binary", "elementwise")
 
 
 def blocks() -> Iterator[Block]:
@@ -105,7 +105,7 @@ def _elementwise_special(op: Op, dtype: DType) -> list[tuple[str, Sample]]:
     if op.name in ("div", "rem") and dtype.kind != "f":
         crossed = [c[crossed[1] != 0] for c in crossed]
     made = [("special-0", s(*crossed))]
-    if op.num.kind == "ulp":
+    if op.num.kind == "ulp" and dtype.kind == "f":
         made.append(("sweep-0", s(*[partial(values.sweep, dtype=dtype, count=POINTS) for _ in op.inputs])))
     return made
 

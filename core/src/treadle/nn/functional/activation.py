@@ -86,14 +86,24 @@ def feature_dropout(
 def dropout1d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """Drop whole channels of (N, C, L) or (C, L)."""
+    """Drop whole channels of (N, C, L) or (C, L).
+
+    >>> import treadle as td
+    >>> td.nn.functional.dropout1d(td.ones(1, 1, 2), 1.0).tolist()
+    [[[0.0, 0.0]]]
+    """
     return feature_dropout(input, p, training, inplace, 1)
 
 
 def dropout2d(
     input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> Tensor:
-    """Drop whole channels of (N, C, H, W) or (C, H, W)."""
+    """Drop whole channels of (N, C, H, W) or (C, H, W).
+
+    >>> import treadle as td
+    >>> td.nn.functional.dropout2d(td.ones(1, 1, 1, 2), 1.0).tolist()
+    [[[[0.0, 0.0]]]]
+    """
     return feature_dropout(input, p, training, inplace, 2)
 
 
@@ -108,12 +118,22 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
 
 
 def leaky_relu(input: Tensor, negative_slope: float = 0.01, inplace: bool = False) -> Tensor:
-    """Return x where positive, negative_slope·x elsewhere."""
+    """Return x where positive, negative_slope·x elsewhere.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.leaky_relu(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.01, 2.0]
+    """
     return _result(input, where(input > 0, input, input * negative_slope), inplace)
 
 
 def relu6(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return min(max(x, 0), 6)."""
+    """Return min(max(x, 0), 6).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.relu6(td.tensor([-1.0, 7.0])).tolist()]
+    [0.0, 6.0]
+    """
     return hardtanh(input, 0.0, 6.0, inplace)
 
 
@@ -131,7 +151,12 @@ def hardtanh(
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
-    """Return x where positive, alpha·(exp(x) - 1) elsewhere."""
+    """Return x where positive, alpha·(exp(x) - 1) elsewhere.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.elu(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.6321, 2.0]
+    """
     positive = input > 0
     # exp sees no large x, whose infinite slope times the zero of `where` would be NaN
     low = ops.expm1(where(positive, 0.0, input)) * alpha
@@ -139,7 +164,12 @@ def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
 
 
 def selu(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return scale·elu(x, alpha) with the constants that keep mean and variance."""
+    """Return scale·elu(x, alpha) with the constants that keep mean and variance.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.selu(td.tensor([-1.0, 2.0])).tolist()]
+    [-1.1113, 2.1014]
+    """
     alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
     return _result(input, elu(input, alpha) * scale, inplace)
 
@@ -159,32 +189,62 @@ def gelu(input: Tensor, approximate: str = "none") -> Tensor:
 
 
 def silu(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return x·sigmoid(x)."""
+    """Return x·sigmoid(x).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.silu(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.2689, 1.7616]
+    """
     return _result(input, ops.silu(input), inplace)
 
 
 def mish(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return x·tanh(softplus(x))."""
+    """Return x·tanh(softplus(x)).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.mish(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.3034, 1.944]
+    """
     return _result(input, input * ops.tanh(ops.softplus(input)), inplace)
 
 
 def sigmoid(input: Tensor) -> Tensor:
-    """Return 1 / (1 + exp(-x))."""
+    """Return 1 / (1 + exp(-x)).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.sigmoid(td.tensor([0.0, 2.0])).tolist()]
+    [0.5, 0.8808]
+    """
     return ops.sigmoid(input)
 
 
 def tanh(input: Tensor) -> Tensor:
-    """Return tanh(x)."""
+    """Return tanh(x).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.tanh(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.7616, 0.964]
+    """
     return ops.tanh(input)
 
 
 def hardsigmoid(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return relu6(x + 3) / 6."""
+    """Return relu6(x + 3) / 6.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.hardsigmoid(td.tensor([-1.0, 2.0])).tolist()]
+    [0.3333, 0.8333]
+    """
     return _result(input, relu6(input + 3.0) / 6.0, inplace)
 
 
 def hardswish(input: Tensor, inplace: bool = False) -> Tensor:
-    """Return x·relu6(x + 3) / 6."""
+    """Return x·relu6(x + 3) / 6.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.hardswish(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.3333, 1.6667]
+    """
     return _result(input, input * (relu6(input + 3.0) / 6.0), inplace)
 
 
@@ -202,12 +262,22 @@ def softplus(input: Tensor, beta: float = 1.0, threshold: float = 20.0) -> Tenso
 
 
 def softsign(input: Tensor) -> Tensor:
-    """Return x / (1 + |x|)."""
+    """Return x / (1 + |x|).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.softsign(td.tensor([-1.0, 2.0])).tolist()]
+    [-0.5, 0.6667]
+    """
     return input / (input.abs() + 1.0)
 
 
 def logsigmoid(input: Tensor) -> Tensor:
-    """Return log(sigmoid(x)), exact for large negative x."""
+    """Return log(sigmoid(x)), exact for large negative x.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.logsigmoid(td.tensor([-1.0, 2.0])).tolist()]
+    [-1.3133, -0.1269]
+    """
     return -ops.softplus(-input)
 
 
@@ -238,7 +308,12 @@ def softmax(
 def softmin(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:
-    """Return softmax(-x) along dim."""
+    """Return softmax(-x) along dim.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.softmin(td.zeros(2), dim=0).tolist()]
+    [0.5, 0.5]
+    """
     dim = _implicit_dim("softmin", input.dim(), dim)
     return softmax(-input, dim, dtype=dtype)
 
@@ -246,13 +321,23 @@ def softmin(
 def log_softmax(
     input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
 ) -> Tensor:
-    """Return log(softmax(x)) along dim, exact for large differences."""
+    """Return log(softmax(x)) along dim, exact for large differences.
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.log_softmax(td.zeros(2), dim=0).tolist()]
+    [-0.6931, -0.6931]
+    """
     dim = _implicit_dim("log_softmax", input.dim(), dim)
     return ops.log_softmax(input if dtype is None else input.to(dtype), axis=dim)
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
-    """Split dim in halves a and b and return a·sigmoid(b)."""
+    """Split dim in halves a and b and return a·sigmoid(b).
+
+    >>> import treadle as td
+    >>> [round(v, 4) for v in td.nn.functional.glu(td.tensor([4.0, 0.0])).tolist()]
+    [2.0]
+    """
     size = input.shape[dim]
     if size % 2:
         raise ArgumentError(f"glu: the size of dimension {dim} must be even: {size}")
@@ -271,7 +356,12 @@ def normalize(input: Tensor, p: float = 2.0, dim: int = 1, eps: float = 1e-12) -
 
 
 def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
-    """Return the cosine of the angle between x1 and x2 along dim."""
+    """Return the cosine of the angle between x1 and x2 along dim.
+
+    >>> import treadle as td
+    >>> td.nn.functional.cosine_similarity(td.ones(1, 2), -td.ones(1, 2)).tolist()
+    [-0.9999999403953552]
+    """
     n1 = x1.norm(2, dim, keepdim=True).clamp(min=eps)
     n2 = x2.norm(2, dim, keepdim=True).clamp(min=eps)
     return ((x1 / n1) * (x2 / n2)).sum(dim)

@@ -176,7 +176,12 @@ def l1_loss(
     reduction: str = "mean",
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Return the absolute difference, reduced."""
+    """Return the absolute difference, reduced.
+
+    >>> import treadle as td
+    >>> td.nn.functional.l1_loss(td.zeros(2), td.tensor([1.0, 3.0])).item()
+    2.0
+    """
     reduction = legacy_reduction(size_average, reduce, reduction)
     _check_same("l1_loss", input, target)
     return _weighted((input - target).abs(), weight, reduction)
@@ -223,7 +228,12 @@ def huber_loss(
     delta: float = 1.0,
     weight: Tensor | None = None,
 ) -> Tensor:
-    """Return d²/2 for differences d up to delta, delta·(|d| - delta/2) above, reduced."""
+    """Return d²/2 for differences d up to delta, delta·(|d| - delta/2) above, reduced.
+
+    >>> import treadle as td
+    >>> td.nn.functional.huber_loss(td.zeros(2), td.tensor([1.0, 3.0])).item()
+    1.5
+    """
     if delta <= 0:
         raise ValueError(f"huber_loss does not support non-positive values for delta: {delta}")
     _check_same("huber_loss", input, target)

@@ -56,7 +56,15 @@ def clip_grads_with_norm_(
     total_norm: Tensor,
     foreach: bool | None = None,
 ) -> None:
-    """Scale the gradients in place by max_norm / (total_norm + 1e-6) where that is below one."""
+    """Scale the gradients in place by max_norm / (total_norm + 1e-6) where that is below one.
+
+    >>> import treadle as td
+    >>> p = td.zeros(2, requires_grad=True)
+    >>> p.grad = td.tensor([3.0, 4.0])
+    >>> td.nn.utils.clip_grads_with_norm_([p], 1.0, td.tensor(5.0))
+    >>> [round(v, 4) for v in p.grad.tolist()]
+    [0.6, 0.8]
+    """
     with no_grad():
         scale = (max_norm / (total_norm + 1e-6)).clamp(max=1.0)
         for g in _with_gradients(parameters):

@@ -35,7 +35,17 @@ def per_group(name: str, optimizer: Optimizer, value: Any) -> list[Any]:
 
 
 class LRScheduler:
-    """Be the base of schedules: a subclass writes ``get_lr``, the rates of the next epoch."""
+    """Be the base of schedules: a subclass writes ``get_lr``, the rates of the next epoch.
+
+    >>> import treadle as td
+    >>> class Halve(td.optim.lr_scheduler.LRScheduler):
+    ...     def get_lr(self):
+    ...         return [rate * 0.5**self.last_epoch for rate in self.base_lrs]
+    >>> opt = td.optim.SGD([td.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = Halve(opt)
+    >>> opt.step(); schedule.step(); schedule.get_last_lr()
+    [0.5]
+    """
 
     _is_initial = False
     _closed_form: Callable[[], list[float]] | None = None  # used by step(epoch)

@@ -49,7 +49,14 @@ class LambdaLR(_FunctionLR):
 
 
 class MultiplicativeLR(_FunctionLR):
-    """Multiply the rate by lr_lambda(epoch)."""
+    """Multiply the rate by lr_lambda(epoch).
+
+    >>> import treadle as td
+    >>> opt = td.optim.SGD([td.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = td.optim.lr_scheduler.MultiplicativeLR(opt, lambda epoch: 0.5)
+    >>> opt.step(); schedule.step(); schedule.get_last_lr()
+    [0.5]
+    """
 
     def get_lr(self) -> list[float]:
         now = rates(self.optimizer)
@@ -83,7 +90,14 @@ class StepLR(LRScheduler):
 
 
 class MultiStepLR(LRScheduler):
-    """Multiply the rate by gamma at each of the milestones."""
+    """Multiply the rate by gamma at each of the milestones.
+
+    >>> import treadle as td
+    >>> opt = td.optim.SGD([td.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = td.optim.lr_scheduler.MultiStepLR(opt, [1], gamma=0.5)
+    >>> opt.step(); schedule.step(); schedule.get_last_lr()
+    [0.5]
+    """
 
     def __init__(
         self,
@@ -104,7 +118,14 @@ class MultiStepLR(LRScheduler):
 
 
 class ConstantLR(LRScheduler):
-    """Multiply the rate by factor until total_iters epochs have passed."""
+    """Multiply the rate by factor until total_iters epochs have passed.
+
+    >>> import treadle as td
+    >>> opt = td.optim.SGD([td.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = td.optim.lr_scheduler.ConstantLR(opt, 0.5, total_iters=1)
+    >>> opt.step(); schedule.step(); schedule.get_last_lr()
+    [1.0]
+    """
 
     def __init__(
         self,
@@ -172,7 +193,14 @@ class LinearLR(LRScheduler):
 
 
 class ExponentialLR(LRScheduler):
-    """Multiply the rate by gamma every epoch."""
+    """Multiply the rate by gamma every epoch.
+
+    >>> import treadle as td
+    >>> opt = td.optim.SGD([td.ones(1, requires_grad=True)], lr=1.0)
+    >>> schedule = td.optim.lr_scheduler.ExponentialLR(opt, 0.5)
+    >>> opt.step(); schedule.step(); schedule.get_last_lr()
+    [0.5]
+    """
 
     def __init__(self, optimizer: Optimizer, gamma: float, last_epoch: int = -1) -> None:
         self.gamma = gamma

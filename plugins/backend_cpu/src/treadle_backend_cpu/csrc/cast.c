@@ -29,6 +29,10 @@ STEP(f64_of_u32, uint32_t, double, x, x)
 STEP(f64_of_i32, int32_t, double, x, x)
 STEP(f64_of_u64, uint64_t, double, x, x)
 STEP(f64_of_i64, int64_t, double, x, x)
+STEP(f32_of_u32, uint32_t, float, x, x)
+STEP(f32_of_i32, int32_t, float, x, x)
+STEP(f32_of_u64, uint64_t, float, x, x)
+STEP(f32_of_i64, int64_t, float, x, x)
 STEP(odd_of_u64, uint64_t, double, x, td_u64_to_f64_odd(x))
 STEP(odd_of_i64, int64_t, double, x, td_i64_to_f64_odd(x))
 STEP(f64_of_f16, uint16_t, double, x, td_f16_to_f32(x))
@@ -137,6 +141,10 @@ static const td_convert f64_to[TD_DTYPES] = {
 static const td_convert i64_to[TD_DTYPES] = {i64_to_b1, i64_to_8,  i64_to_16, i64_to_32, 0,
                                              i64_to_8,  i64_to_16, i64_to_32, 0};
 
+/* in one step: what a float does not hold exactly is rounded to one */
+static const td_convert f32_near[TD_DTYPES] = {
+    [TD_I32] = f32_of_i32, [TD_I64] = f32_of_i64, [TD_U32] = f32_of_u32, [TD_U64] = f32_of_u64};
+
 TD_INLINE int fits_f32(int t) { return f32_of[t] || t == TD_F32; }
 
 static void find_way(int from, int to, td_convert *load, td_convert *store, uint8_t *wide) {
@@ -148,6 +156,10 @@ static void find_way(int from, int to, td_convert *load, td_convert *store, uint
     } else if (integral) {
         *load = i64_of[from];
         *store = i64_to[to];
+    } else if (to == TD_F32 && f32_near[from]) {
+        *load = f32_near[from];
+        *store = NULL;
+        *wide = 4;
     } else if (fits_f32(from) && to != TD_F64) {
         *load = f32_of[from];
         *store = f32_to[to];

@@ -156,7 +156,7 @@ static void pad_all_input(int64_t t, void *ctx)
         pad_plane(&p->layout, c->x + i * pixels, 0, c->rows.out, p->own_padded + i * p->plane);
 }
 
-/* Gathers one tile: to[(channel * taps + tap) * PIXELS + i]. A run of pixels in one row is copied as a whole vector; what that
+/* Gathers one tile: to[(channel * taps + tap) * PIXELS + i]. Pixels that are neighbours are copied as a whole vector; what that
  * writes too much is overwritten by the next run, the next tap, or lies in the slack behind the last tile. */
 static void gather_tile(const wide_plan *p, const wide_unit *u, int64_t tile, int64_t first, int64_t channels, real *to)
 {
@@ -168,7 +168,7 @@ static void gather_tile(const wide_plan *p, const wide_unit *u, int64_t tile, in
         int64_t q = tile_start(p, tile) + done, row = q / width, col = q % width;
         at[runs] = done;
         from[runs] = padded_planes(p, u, row / height, first, channels) + row % height * c->rows.step * p->layout.pitch + col;
-        done += TD_MIN(count - done, width - col);
+        done += TD_MIN(TD_MIN(count - done, width - col), LANES);
     }
     for (int64_t i = 0; i < channels; i++) {
         for (int64_t t = 0; t < p->taps; t++, to += PIXELS) {

@@ -270,56 +270,52 @@ void KERNEL(copy_range)(char *dst, const char *src, int ndim, const int64_t *sha
 
 /* ---- the kernels ---- */
 
-/* Plan: i[0] bytes of an element, i[1] ndim >= 2, i[2] 1 for streaming, i[3] rows of a task,
- * shape[ndim], dst_strides[ndim], src_strides[ndim]. A task is some rows of one matrix. */
+/* Plan: i[0] bytes of an element, i[1] ndim >= 2, i[2] 1 for streaming, i[3] rows and i[4] columns
+ * of a task, shape[ndim], dst_strides[ndim], src_strides[ndim]. A task is part of one matrix. */
 typedef struct {
     const int64_t *i;
     char *dst;
     const char *src;
-    int64_t parts;
+    int64_t tasks, batch;  /* all of them, and how many are run at once */
+    int64_t down, across;  /* tasks of one matrix, both ways */
 } copy_job;
 
-static void copy_task(int64_t t, void *context) {
-    const copy_job *j = context;
-    const int nd = (int)j->i[1];
-    const int64_t *shape = j->i + 4, *to = shape + nd, *from = to + nd;
-    int64_t outer = t / j->parts, row = t % j->parts * j->i[3], d_at = row * to[nd - 2],
-            s_at = row * from[nd - 2];
+static void copy_task(int64_t t, const copy_job *j) {
+    const int nd = (int)j->i[1], size = (int)j->i[0];
+    const int64_t *shape = j->i + 5, *to = shape + nd, *from = to + nd;
+    const int64_t col = t % j->across * j->i[4], row = t / j->across % j->down * j->i[3];
+    int64_t outer = t / j->across / j->down;
+    int64_t d_at = row * to[nd - 2] + col * to[nd - 1];
+    int64_t s_at = row * from[nd - 2] + col * from[nd - 1];
     for (int d = nd - 3; d >= 0; d--) {
         d_at += outer % shape[d] * to[d];
         s_at += outer % shape[d] * from[d];
         outer /= shape[d];
     }
-    const int size = (int)j->i[0];
-    const matrix m = {
-        j->dst + d_at * size, j->src + s_at * size, TD_MIN(j->i[3], shape[nd - 2] - row),
-        shape[nd - 1],        to[nd - 2],           to[nd - 1],
-        from[nd - 2],         from[nd - 1],         size,
-        (int)j->i[2]};
-    move(&m);
-    if (m.stream) KERNEL(stream_end)();
+    const int64_t rows = TD_MIN(j->i[3], shape[nd - 2] - row);
+    const int64_t cols = TD_MIN(j->i[4], shape[nd - 1] - col);
+    move(&(matrix){j->dst + d_at * size, j->src + s_at * size, rows, cols, to[nd - 2], to[nd - 1],
+                   from[nd - 2], from[nd - 1], size, (int)j->i[2]});
 }
 
-typedef struct {
-    const copy_job *job;
-    int64_t tasks, each;
-} copy_batch;
-
-static void copy_some(int64_t t, void *context) {
-    const copy_batch *b = context;
-    const int64_t end = TD_MIN((t + 1) * b->each, b->tasks);
-    for (int64_t k = t * b->each; k < end; k++) copy_task(k, (void *)b->job);
+static void copy_batch(int64_t t, void *context) {
+    const copy_job *j = context;
+    const int64_t end = TD_MIN((t + 1) * j->batch, j->tasks);
+    for (int64_t k = t * j->batch; k < end; k++) copy_task(k, j);
+    if (j->i[2]) KERNEL(stream_end)();
 }
 
 static int copy_strided(const td_plan *p, char **io) {
-    const int64_t *i = p->i, *shape = i + 4;
+    const int64_t *i = p->i, *shape = i + 5;
     const int nd = (int)i[1];
-    copy_job job = {i, io[1], io[0], (shape[nd - 2] + i[3] - 1) / i[3]};
-    int64_t tasks = job.parts;
-    for (int d = 0; d < nd - 2; d++) tasks *= shape[d];
-    const int64_t bytes = TD_MIN(i[3], shape[nd - 2]) * shape[nd - 1] * i[0];
-    copy_batch batch = {&job, tasks, TD_MAX(1, GRAIN / TD_MAX(1, bytes))};
-    td_parallel((tasks + batch.each - 1) / batch.each, copy_some, &batch);
+    copy_job j = {.i = i, .dst = io[1], .src = io[0]};
+    j.down = (shape[nd - 2] + i[3] - 1) / i[3];
+    j.across = (shape[nd - 1] + i[4] - 1) / i[4];
+    j.tasks = j.down * j.across;
+    for (int d = 0; d < nd - 2; d++) j.tasks *= shape[d];
+    const int64_t bytes = TD_MIN(i[3], shape[nd - 2]) * TD_MIN(i[4], shape[nd - 1]) * i[0];
+    j.batch = TD_MAX(1, GRAIN / bytes);
+    td_parallel((j.tasks + j.batch - 1) / j.batch, copy_batch, &j);
     return TD_OK;
 }
 

@@ -18,6 +18,7 @@ typedef struct {
     char fixed[EW_INPUTS][EW_BUFFER + EW_PERIOD * 8 + 64];
     char loaded[EW_INPUTS][EW_BUFFER + 64];
     char result[EW_BUFFER + 64], packed[EW_BUFFER + 64];
+    char *into; /* where a tile is loaded to if that is already its result, else NULL */
 } buffers __attribute__((aligned(64)));
 
 TD_INLINE int64_t shape_of(const int64_t *plan, int d) { return plan[4 + d]; }
@@ -108,8 +109,9 @@ static char *fetch(const job *j, int k, char *whole, int64_t lo, int64_t at, int
         prefetch(src, m * op->size[k]);
     }
     if (!op->convert[k]) return src;
-    op->convert[k](m, b->loaded[k], src);
-    return b->loaded[k];
+    char *to = b->into ? b->into : b->loaded[k];
+    op->convert[k](m, to, src);
+    return to;
 }
 
 /* One tile: v has its inputs, `to` is where the result belongs. */
@@ -137,10 +139,13 @@ static void run_tiles(const job *j, int64_t lo, int64_t n, char *const *whole) {
     char *base[EW_INPUTS], *v[EW_INPUTS + 1];
     for (int k = 0; k < op->n_in; k++)
         base[k] = input_of(j->plan, k)[0] == EW_PERIODIC ? prepare_fixed(j, k, n, &b) : whole[k];
+    const int y = op->n_in, load_only = !op->loop && !op->convert[y] && !j->stream;
     for (int64_t at = 0, m; at < n; at += m) {
+        char *to = j->io[y] + (lo + at) * op->size[y];
         m = TD_MIN(TD_MIN(j->tile, n - at), row - (lo + at) % row);
-        for (int k = 0; k < op->n_in; k++) v[k] = fetch(j, k, base[k], lo, at, m, &b);
-        compute(j, v, j->io[op->n_in] + (lo + at) * op->size[op->n_in], m, &b);
+        b.into = load_only ? to : NULL;
+        for (int k = 0; k < y; k++) v[k] = fetch(j, k, base[k], lo, at, m, &b);
+        compute(j, v, to, m, &b);
     }
     if (j->stream) KERNEL(stream_end)();
 }

@@ -7,9 +7,12 @@
 #include "gemm_pack.h"
 
 /* GROUP row blocks of A, MR x KC each, meet one panel of B, KC x NR, before the next panel comes: so the panel is read from L2 once
- * per group and the row blocks once per panel. KC x NC of B stay in L2. Inner products have no use for blocks of k, except that a
- * block is what is fetched at a time. */
-enum { KC = TD_VEC == 64 ? 512 : 256, NC = TD_VEC == 64 ? 512 : 256, GROUP = TD_VEC == 64 ? 4 : 16, KC_DOTS = 4096 };
+ * per group and the row blocks once per panel. KC x NC of B stay in L2. */
+enum { KC = TD_VEC == 64 ? 512 : 256, NC = 512, GROUP = TD_VEC == 64 ? 4 : 16 };
+
+/* Steps of k per block where a B of another type is converted for few rows: the copy should not leave the nearest caches. Inner
+ * products have no use for blocks, except that a block is what is fetched at a time. */
+enum { KC_FEW_ROWS = 64, KC_DOTS = 4096 };
 
 typedef struct {
     int64_t m, n, k;
@@ -20,15 +23,13 @@ typedef struct {
     T alpha;
     int accumulate, act;
     int by_dots, pack_a, pack_b;        /* how: chosen by gemm_plan.h */
+    int64_t kc;                 /* the longest block of k */
 } product;
 
 typedef struct { int64_t i, m, j, n; } region;  /* rows i..i+m and columns j..j+n of C */
 
-static int64_t k_blocks(const product *p)
-{
-    const int64_t most = p->by_dots ? KC_DOTS : KC;
-    return TD_MAX(1, (p->k + most - 1) / most);
-}
+static int64_t k_blocks(const product *p) { return TD_MAX(1, (p->k + p->kc - 1) / p->kc); }
+
 static int64_t k_begin(const product *p, int64_t block)
 {
     const int64_t blocks = k_blocks(p);
@@ -185,7 +186,7 @@ static int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit 
 
 static int get_buffers(const product *p, const region *r, buffers *out)
 {
-    const int64_t k = round_up(TD_MIN(p->k, p->by_dots ? KC_DOTS : KC), 16) + 16, n = TD_MIN(round_up(r->n, NR), NC);
+    const int64_t k = round_up(TD_MIN(p->k, p->kc), 16) + 16, n = TD_MIN(round_up(r->n, NR), NC);
     const int64_t a_rows = p->by_dots ? DOT_ROWS : GROUP * MR;
     const int64_t a = p->pack_a ? a_rows * (k + PACKED_A_PAD) : 0, b = p->pack_b ? n / NR * panel_pitch(k) : 0;
     const int64_t fetched = !p->b.fetch ? 0 : p->by_dots ? DOT_COLUMNS * k : p->pack_b ? TD_MAX(n, VL * k) : 0;

@@ -19,26 +19,17 @@ typedef void (*dot_fn)(const dot *d);
 /* Lanes 0, 2, 4... of a next to those of b, added to lanes 1, 3, 5...: sums of two vectors in one, half as many lanes each. */
 TD_INLINE vec add_pairs(vec a, vec b)
 {
-    lanes even, odd;
-    UNROLL(16)
-    for (int j = 0; j < VL; j++) {
-        even[j] = (j & 1 ? VL : 0) + (j & ~1);
-        odd[j] = even[j] + 1;
-    }
-    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+    const lanes even = (numbered() & ~1) + (numbered() & 1) * VL;
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, even + 1);
 }
 /* Adds the lanes whose numbers differ in bit `step` alone. */
-TD_INLINE vec add_lanes(vec a, int step)
-{
-    lanes other;
-    UNROLL(16)
-    for (int j = 0; j < VL; j++) other[j] = j ^ step;
-    return a + __builtin_shuffle(a, other);
-}
+TD_INLINE vec add_lanes(vec a, lane step) { return a + __builtin_shuffle(a, numbered() ^ step); }
+
 /* Sums the lanes of each of four vectors. */
 TD_INLINE void sum_four(const vec *v, T *sums)
 {
     vec r[2] = {add_pairs(v[0], v[1]), add_pairs(v[2], v[3])};
+    UNROLL(2)
     for (int x = 0; x < 2; x++) {
         UNROLL(4)
         for (int step = 2; step < VL; step *= 2) r[x] = add_lanes(r[x], step);
@@ -68,10 +59,7 @@ TD_INLINE void dot_body(const int rows, const dot *d)
         }
     }
     if (k < d->k) {     /* the last VL elements, with those that have been counted set to zero */
-        lanes keep;
-        UNROLL(16)
-        for (int j = 0; j < VL; j++) keep[j] = j;
-        keep = keep >= (lane)(VL - (d->k - k));
+        const lanes keep = numbered() >= (lane)(VL - (d->k - k));
         k = d->k - VL;
         const vec b[DOT_COLUMNS] = {*(vec_u *)(b0 + k), *(vec_u *)(b1 + k), *(vec_u *)(b2 + k), *(vec_u *)(b3 + k)};
         UNROLL(6)

@@ -27,14 +27,9 @@ static void fetch_strided(T *dst, const void *src, int64_t at, int64_t stride, i
 }
 
 /* In-register transpose of VL vectors: exchanges blocks of VL/2, then VL/4, ... 1. */
-TD_INLINE void exchange(const int step, vec *r)
+TD_INLINE void exchange(const lane step, vec *r)
 {
-    lanes low, high;
-    UNROLL(16)
-    for (int j = 0; j < VL; j++) {
-        low[j] = j & step ? VL + j - step : j;
-        high[j] = j & step ? VL + j : j + step;
-    }
+    const lanes upper = (numbered() & step) / step, low = numbered() + upper * (VL - step), high = low + step;
     UNROLL(16)
     for (int i = 0; i < VL; i++) {
         if (i & step) continue;

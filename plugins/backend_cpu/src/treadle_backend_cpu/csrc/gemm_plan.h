@@ -45,9 +45,10 @@ static double cycles(const product *p, int64_t m, int64_t n)
 /* Rows a multiple of 4 KiB apart all fall into one set of the L1 cache, and into few of L2. */
 static int collides(int64_t stride) { return stride * (int64_t)sizeof(T) % 4096 == 0; }
 
-/* The copies that a way cannot do without, or not in any of its parts. */
+/* The copies that a way cannot do without, or not in any of its parts; and the blocks of k. */
 static void choose_copies(product *p)
 {
+    p->kc = p->by_dots ? KC_DOTS : p->b.fetch && p->m <= MR ? KC_FEW_ROWS : KC;
     const int rows_collide = p->a.minor == 1 && collides(p->a.major) && p->m > 8 && p->n >= NR;
     p->pack_a = p->a.fetch || (p->by_dots ? p->a.minor != 1 : rows_collide);
     p->pack_b = !p->by_dots && (p->b.fetch || p->b.minor != 1 || p->n < VL);

@@ -13,6 +13,10 @@ typedef __typeof__(__builtin_choose_expr(sizeof(T) == 4, (int32_t)0, (int64_t)0)
 typedef lane lanes __attribute__((vector_size(TD_VEC)));    /* integers as wide as T: masks and lane numbers */
 enum { VL = TD_VEC / sizeof(T) };
 
+/* The number of each lane. The compiler folds arithmetic on it into constants, which it does not where lanes are set one by one. */
+static const lane lane_numbers[16] __attribute__((aligned(64))) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+TD_INLINE lanes numbered(void) { return *(const lanes *)lane_numbers; }
+
 /* Rows of a full tile, two vectors wide: 28, 12 or 8 accumulators, what 32 or 16 vector registers leave room for. */
 enum { MR = TD_VEC == 64 ? 14 : TD_VEC == 32 ? 6 : 4, NR = 2 * VL, TILE_MAX = MR > 4 ? MR * NR : 8 * VL };
 
@@ -33,7 +37,8 @@ typedef void (*tile_fn)(const tile *t);
 #define UNROLL(n) _Pragma(UNROLL_TEXT(GCC unroll n))
 #define UNROLL_TEXT(n) #n
 
-/* Keeps the compiler from treating the zeroed accumulators as one constant, which would cost it registers. */
+/* Keeps the compiler from treating the zeroed accumulators as one constant and from letting an accumulator change its register in the
+ * loop: both would cost registers and moves. */
 #if defined(__AVX512F__)
 #define IN_REGISTER(x) __asm__("" : "+v"(x))
 #elif defined(__x86_64__)
@@ -42,16 +47,40 @@ typedef void (*tile_fn)(const tile *t);
 #define IN_REGISTER(x) (void)0
 #endif
 
-TD_INLINE void tile_step(const int rows, const int width, vec *acc, const T *a, int64_t a_row, const T *b)
+/* Where A is read in one step of k: every fifth row has a pointer, so that the rows between are one index register away. */
+enum { POINTERS = (MR + 4) / 5 };
+typedef struct {
+    const char *row[POINTERS];
+    int64_t one, three;         /* bytes from row to row, and from row to third row */
+} rows_of_a;
+
+TD_INLINE T element_of_a(const rows_of_a *a, int i)
+{
+    const char *row = a->row[i / 5];
+    const int64_t away[5] = {0, a->one, 2 * a->one, a->three, 4 * a->one};
+    return *(const T *)(row + away[i % 5]);
+}
+
+TD_INLINE void tile_step(const int rows, const int width, vec *acc, const rows_of_a *a, const T *b)
 {
     vec bv[8];
     UNROLL(8)
     for (int j = 0; j < width; j++) bv[j] = *(const vec_u *)(b + j * VL);
     UNROLL(14)
     for (int i = 0; i < rows; i++) {
-        const T ai = a[i * a_row];
+        const T ai = element_of_a(a, i);
         UNROLL(8)
         for (int j = 0; j < width; j++) acc[i * width + j] += ai * bv[j];
+        IN_REGISTER(acc[i * width]);
+    }
+}
+
+TD_INLINE void next_column(const int rows, rows_of_a *a, int64_t column)
+{
+    UNROLL(3)
+    for (int i = 0; i * 5 < rows; i++) {
+        a->row[i] += column;
+        __asm__ volatile("" : "+r"(a->row[i]) :: "memory");     /* or the compiler would keep a pointer per row, on the stack */
     }
 }
 
@@ -79,8 +108,10 @@ TD_INLINE void tile_body(const int rows, const int width, const tile *t)
         acc[i] = (vec){0};
         IN_REGISTER(acc[i]);
     }
-    const T *a = t->a, *b = t->b, *c = t->c;
-    const int64_t a_row = t->a_row, a_col = t->a_col, b_row = t->b_row;
+    const int64_t a_col = t->a_col * (int64_t)sizeof(T), b_row = t->b_row;
+    rows_of_a a = {.one = t->a_row * (int64_t)sizeof(T), .three = 3 * t->a_row * (int64_t)sizeof(T)};
+    for (int i = 0; i * 5 < rows; i++) a.row[i] = (const char *)t->a + 5 * i * a.one;
+    const T *b = t->b, *c = t->c;
     const char *ahead = t->ahead;
     int64_t k = t->k;
     for (int row = 1; k >= 4; k -= 4, row++) {
@@ -89,14 +120,15 @@ TD_INLINE void tile_body(const int rows, const int width, const tile *t)
         for (int j = 0; j < width; j++) __builtin_prefetch(c + j * VL, 1, 3);
         if (row < rows) c += t->c_row;
         UNROLL(4)
-        for (int u = 0; u < 4; u++) {
-            tile_step(rows, width, acc, a, a_row, b);
-            a += a_col;
-            b += b_row;
-            __asm__ volatile("" ::: "memory");  /* registers are full: no loads of later steps may be hoisted */
+        for (int u = 0; u < 4; u++, b += b_row) {
+            tile_step(rows, width, acc, &a, b);
+            next_column(rows, &a, a_col);
         }
     }
-    for (; k > 0; k--, a += a_col, b += b_row) tile_step(rows, width, acc, a, a_row, b);
+    for (; k > 0; k--, b += b_row) {
+        tile_step(rows, width, acc, &a, b);
+        next_column(rows, &a, a_col);
+    }
     tile_store(rows, width, acc, t);
 }
 #define TILE(rows, width) static void tile_##rows##x##width(const tile *t) { tile_body(rows, width, t); }

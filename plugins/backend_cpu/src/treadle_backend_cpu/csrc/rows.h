@@ -7,17 +7,39 @@
 #include <math.h>
 #include <stdbool.h>
 #include <string.h>
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
 #include "scalar.h"
 #include "treadle_cpu.h"
 
+/* What vector extensions cannot say, by gcc's own names: reading immintrin.h would be a third of these files' compile time.
+ * max(a, b) is b where either is NaN; masks of part loads and stores are bits (AVX-512) or lanes. */
 #if TD_VEC == 64
-#define v_scale_f32 _mm512_scalef_ps
-#define v_scale_f64 _mm512_scalef_pd
+#define max_f32(a, b) __builtin_ia32_maxps512_mask(a, b, a, -1, 4)
+#define max_f64(a, b) __builtin_ia32_maxpd512_mask(a, b, a, -1, 4)
+#define scale_f32(a, n) __builtin_ia32_scalefps512_mask(a, n, a, -1, 4)
+#define scale_f64(a, n) __builtin_ia32_scalefpd512_mask(a, n, a, -1, 4)
+#define load_part_f32(p, fill, mask) __builtin_ia32_loadups512_mask(p, fill, mask)
+#define load_part_f64(p, fill, mask) __builtin_ia32_loadupd512_mask(p, fill, mask)
+#define store_part_f32(p, v, mask) __builtin_ia32_storeups512_mask(p, v, mask)
+#define store_part_f64(p, v, mask) __builtin_ia32_storeupd512_mask(p, v, mask)
+#define stream_f32 __builtin_ia32_movntps512
+#define stream_f64 __builtin_ia32_movntpd512
+#elif TD_VEC == 32
+#define max_f32 __builtin_ia32_maxps256
+#define max_f64 __builtin_ia32_maxpd256
+#define load_part_f32(p, mask) __builtin_ia32_maskloadps256((const void *)(p), mask)
+#define load_part_f64(p, mask) __builtin_ia32_maskloadpd256((const void *)(p), mask)
+#define store_part_f32(p, mask, v) __builtin_ia32_maskstoreps256((void *)(p), mask, v)
+#define store_part_f64(p, mask, v) __builtin_ia32_maskstorepd256((void *)(p), mask, v)
+#define stream_f32 __builtin_ia32_movntps256
+#define stream_f64 __builtin_ia32_movntpd256
+#elif defined(__SSE2__)
+#define max_f32 __builtin_ia32_maxps
+#define max_f64 __builtin_ia32_maxpd
+#define stream_f32 __builtin_ia32_movntps
+#define stream_f64 __builtin_ia32_movntpd
 #endif
 
+#define ROW_FUNCTION static __attribute__((unused))   /* once per file: inlined everywhere they would compile for long */
 #define ROWS_GRAIN 8192            /* elements that are worth a task of their own */
 #define ROWS_MAX_TASKS 64          /* enough to share out evenly; a constant, so results never depend on the threads */
 #define ROWS_STREAM_BYTES (32 << 20)  /* larger outputs bypass the caches: they would not be found there anyway */
@@ -43,7 +65,7 @@ TD_INLINE void all_operands(const td_plan *p, char **io, int n_in, int n_out, ch
 
 TD_INLINE void row_fence(void) {   /* streamed stores become visible before the task counts as done */
 #if defined(__SSE2__)
-    _mm_sfence();
+    __builtin_ia32_sfence();
 #endif
 }
 
@@ -53,6 +75,7 @@ TD_INLINE void row_fence(void) {   /* streamed stores become visible before the 
 #define vec NAME(vec)
 #define uvec NAME(uvec)
 #define vmask NAME(vmask)
+#define vint NAME(vint)
 #define v_set NAME(v_set)
 #define v_load NAME(v_load)
 #define v_store NAME(v_store)
@@ -110,19 +133,23 @@ TD_INLINE void row_fence(void) {   /* streamed stores become visible before the 
 #undef real
 #undef NAME
 #undef real_bits
+#undef real_int
 #if REAL_BITS == 32
 #define real float
 #define real_bits uint32_t
+#define real_int int
 #define NAME(x) x##_f32
 #else
 #define real double
 #define real_bits uint64_t
+#define real_int long long
 #define NAME(x) x##_f64
 #endif
 
 typedef real vec __attribute__((vector_size(TD_VEC)));
 typedef real uvec __attribute__((vector_size(TD_VEC), aligned(sizeof(real)), may_alias));
 typedef real_bits vmask __attribute__((vector_size(TD_VEC)));
+typedef real_int vint __attribute__((vector_size(TD_VEC)));
 
 TD_INLINE vec v_set(real a) { return a - (vec){0}; }
 TD_INLINE vec v_load(const real *p) { return *(const uvec *)p; }
@@ -131,12 +158,8 @@ TD_INLINE vec v_select(vmask m, vec a, vec b) { return (vec)((m & (vmask)a) | (~
 
 /* a where a > b, else b: a NaN in a is passed over, one in b stays. */
 TD_INLINE vec v_max(vec a, vec b) {
-#if TD_VEC == 64
-    return REAL_BITS == 32 ? (vec)_mm512_max_ps((__m512)a, (__m512)b) : (vec)_mm512_max_pd((__m512d)a, (__m512d)b);
-#elif TD_VEC == 32
-    return REAL_BITS == 32 ? (vec)_mm256_max_ps((__m256)a, (__m256)b) : (vec)_mm256_max_pd((__m256d)a, (__m256d)b);
-#elif defined(__SSE2__)
-    return REAL_BITS == 32 ? (vec)_mm_max_ps((__m128)a, (__m128)b) : (vec)_mm_max_pd((__m128d)a, (__m128d)b);
+#if defined(__SSE2__)
+    return NAME(max)(a, b);
 #else
     return v_select((vmask)(a > b), a, b);
 #endif
@@ -151,16 +174,11 @@ TD_INLINE vmask v_lanes(void) {    /* 0, 1, 2, ... */
 /* The first k lanes from p; the others hold `fill`. Nothing past p + k is touched. */
 TD_INLINE vec v_get(const real *p, int k, real fill) {
     if (__builtin_constant_p(k) && k == LANES) return v_load(p);
-#if TD_VEC == 64 && REAL_BITS == 32
-    return _mm512_mask_loadu_ps(v_set(fill), (__mmask16)((1u << k) - 1), p);
-#elif TD_VEC == 64
-    return _mm512_mask_loadu_pd(v_set(fill), (__mmask8)((1u << k) - 1), p);
-#elif TD_VEC == 32 && REAL_BITS == 32
-    const vmask m = (vmask)(v_lanes() < (uint32_t)k);
-    return v_select(m, _mm256_maskload_ps(p, (__m256i)m), v_set(fill));
+#if TD_VEC == 64
+    return NAME(load_part)(p, v_set(fill), (1u << k) - 1);
 #elif TD_VEC == 32
-    const vmask m = (vmask)(v_lanes() < (uint64_t)k);
-    return v_select(m, _mm256_maskload_pd(p, (__m256i)m), v_set(fill));
+    const vint m = (vint)(v_lanes() < (real_bits)k);
+    return v_select((vmask)m, NAME(load_part)(p, m), v_set(fill));
 #else
     vec v = v_set(fill);
     for (int i = 0; i < LANES; i++) if (i < k) v[i] = p[i];
@@ -171,14 +189,10 @@ TD_INLINE vec v_get(const real *p, int k, real fill) {
 /* The first k lanes to p. */
 TD_INLINE void v_put(real *p, vec v, int k) {
     if (__builtin_constant_p(k) && k == LANES) { v_store(p, v); return; }
-#if TD_VEC == 64 && REAL_BITS == 32
-    _mm512_mask_storeu_ps(p, (__mmask16)((1u << k) - 1), v);
-#elif TD_VEC == 64
-    _mm512_mask_storeu_pd(p, (__mmask8)((1u << k) - 1), v);
-#elif TD_VEC == 32 && REAL_BITS == 32
-    _mm256_maskstore_ps(p, (__m256i)(v_lanes() < (uint32_t)k), v);
+#if TD_VEC == 64
+    NAME(store_part)(p, v, (1u << k) - 1);
 #elif TD_VEC == 32
-    _mm256_maskstore_pd(p, (__m256i)(v_lanes() < (uint64_t)k), v);
+    NAME(store_part)(p, (vint)(v_lanes() < (real_bits)k), v);
 #else
     for (int i = 0; i < LANES; i++) if (i < k) p[i] = v[i];
 #endif
@@ -186,16 +200,11 @@ TD_INLINE void v_put(real *p, vec v, int k) {
 
 /* v_put past the caches when `stream`; p must then be aligned to a whole vector. */
 TD_INLINE void v_stream(real *p, vec v, int k, bool stream) {
-    if (!stream) { v_put(p, v, k); return; }
-#if TD_VEC == 64
-    _mm512_stream_ps((float *)p, (__m512)v);
-#elif TD_VEC == 32
-    _mm256_stream_ps((float *)p, (__m256)v);
-#elif defined(__SSE2__)
-    _mm_stream_ps((float *)p, (__m128)v);
-#else
-    v_put(p, v, k);
+#if defined(__SSE2__)
+    if (stream) { NAME(stream)(p, v); return; }
 #endif
+    (void)stream;
+    v_put(p, v, k);
 }
 
 TD_INLINE real v_sum(vec v) {
@@ -231,7 +240,7 @@ TD_INLINE vec v_exp(vec x) {
     _Pragma("GCC unroll 16") for (size_t i = 1; i < sizeof c / sizeof *c; i++) p = p * r + c[i];
 #if TD_VEC == 64
     (void)lowest;
-    return NAME(v_scale)(p, n);
+    return NAME(scale)(p, n);
 #else
     const vec scaled = p * (vec)((vmask)biased << mantissa);
     return (vec)((vmask)scaled & ~(vmask)(x < lowest));
@@ -289,21 +298,21 @@ TD_INLINE const real *row_param(int code, const char *base, int64_t n, real **bu
 }
 
 /* The largest element, NaN passed over; -inf for none. */
-TD_INLINE real row_max(const real *x, int64_t n) {
+ROW_FUNCTION real row_max(const real *x, int64_t n) {
     vec m[4];
     for (int u = 0; u < 4; u++) m[u] = v_set(-INFINITY);
     FOR_VECTORS(n, m[u] = v_max(v_get(x + at, k, -INFINITY), m[u]););
     return v_largest(v_max(v_max(m[0], m[1]), v_max(m[2], m[3])));
 }
 
-TD_INLINE real row_sum(const real *x, int64_t n) {
+ROW_FUNCTION real row_sum(const real *x, int64_t n) {
     vec s[4] = {{0}};
     FOR_VECTORS(n, s[u] += v_get(x + at, k, 0););
     return v_sum((s[0] + s[1]) + (s[2] + s[3]));
 }
 
 /* The sum of a * b, or of a alone where b is NULL. */
-TD_INLINE real row_dot(const real *a, const real *b, int64_t n) {
+ROW_FUNCTION real row_dot(const real *a, const real *b, int64_t n) {
     const int64_t ahead = TD_MIN(n, ROWS_PREFETCH_MAX);
     vec s[4] = {{0}};
     FOR_VECTORS(n,
@@ -315,7 +324,7 @@ TD_INLINE real row_dot(const real *a, const real *b, int64_t n) {
 }
 
 /* The sums of x - about and of its square: exact even where the mean is many standard deviations away, for `about` near it. */
-TD_INLINE void row_moments(const real *x, real about, int64_t n, real *first, real *second) {
+ROW_FUNCTION void row_moments(const real *x, real about, int64_t n, real *first, real *second) {
     vec s[4] = {{0}}, q[4] = {{0}};
     FOR_VECTORS(n,
         const vec d = v_get(x + at, k, about) - about;
@@ -326,7 +335,7 @@ TD_INLINE void row_moments(const real *x, real about, int64_t n, real *first, re
 }
 
 /* y = exp(x - shift), and the sum of that; y may be NULL. Fetches what follows the row: it is most likely the next one. */
-TD_INLINE real row_exp(real *y, const real *x, real shift, int64_t n) {
+ROW_FUNCTION real row_exp(real *y, const real *x, real shift, int64_t n) {
     const int64_t ahead = TD_MIN(n, ROWS_PREFETCH_MAX);
     vec s[4] = {{0}};
     FOR_VECTORS(n,
@@ -338,7 +347,7 @@ TD_INLINE real row_exp(real *y, const real *x, real shift, int64_t n) {
     return v_sum((s[0] + s[1]) + (s[2] + s[3]));
 }
 
-TD_INLINE void row_scale(real *y, const real *x, real by, int64_t n, bool stream) {
+ROW_FUNCTION void row_scale(real *y, const real *x, real by, int64_t n, bool stream) {
     FOR_VECTORS(n, v_stream(y + at, v_get(x + at, k, 0) * by, k, stream););
 }
 

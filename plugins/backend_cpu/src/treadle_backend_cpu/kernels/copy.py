@@ -65,13 +65,16 @@ def copy_ints(itemsize, shape, dst, src):
     if flat or nbytes == 0:
         return "copy_dense", (nbytes,), nbytes
     row_bytes = dims[-1][0] * itemsize
-    rows = max(1, TASK_BYTES // row_bytes)
+    cols = min(dims[-1][0], TASK_BYTES // itemsize)
+    rows = TASK_BYTES // (cols * itemsize)
+    whole = all(stride * itemsize % LINE == 0 for _, stride, _ in dims[:-1])
     if _is_transposed(dims):
         rows = max(rows // (LINE // itemsize), 1) * (LINE // itemsize)
-    lines = all(stride * itemsize % LINE == 0 for _, stride, _ in dims[:-1])
-    stream = int(nbytes >= STREAM_BYTES and (lines or row_bytes >= 16 * LINE))
+    else:
+        whole = whole or row_bytes >= 16 * LINE
+    stream = int(nbytes >= STREAM_BYTES and whole)  # parts of cache lines are not worth streaming
     shape, dst, src = zip(*dims, strict=True)
-    return "copy_strided", (itemsize, len(dims), stream, rows, *shape, *dst, *src), nbytes
+    return "copy_strided", (itemsize, len(dims), stream, rows, cols, *shape, *dst, *src), nbytes
 
 
 def _bind(out, copy):

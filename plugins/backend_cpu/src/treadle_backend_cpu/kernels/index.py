@@ -50,7 +50,7 @@ def sort(backend, call):
 
 @kernel("iota", dtypes=ALL, layouts="dense")
 def iota(backend, call):
-    """Bind start + i * step: in int64 where both are integers and so is the result, else in double."""
+    """Bind start + i * step: in int64 where everything is an integer, else in double."""
     y = call.outs[0]
     whole = y.dtype.kind in "biu" and all(x in (int, bool) for x in call.ins)
     ints = (numel(y.shape), y.dtype.code, int(whole))
