@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from treadle import tape
 from treadle.dtypes import DType
-from treadle.errors import AutogradError
+from treadle.errors import AutogradError, DTypeError
 from treadle.shapes import Shape
 from treadle.sig import Sig
 
@@ -127,6 +127,8 @@ class Tensor:
             if value is None:
                 return
             raise AutogradError("grad: only a leaf tensor that requires grad can be given one")
+        if value is not None and not isinstance(value, Tensor):
+            raise DTypeError(f"grad: expected a tensor or None, not {type(value).__name__}")
         if value is not None and (value.shape != self.shape or value.device is not self.device):
             raise AutogradError(f"grad: expected a tensor of shape {self.shape} on {self.device}: {value.shape} on {value.device}")
         n[2].grad = value

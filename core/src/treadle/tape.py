@@ -32,6 +32,41 @@ class Rule:
         self.results = results or {}
 
 
+Hooks = dict[int, dict[int, Any]]  # index of a result -> key -> hook
+
+
+class HookedRule(Rule):
+    """A rule with hooks on the gradients of its node's results. Put in the place of the node's rule, so others pay nothing.
+
+    before(g) is g after the hooks; inner is what the rule then does; kept holds the gradients that retain_grad asked for.
+    """
+
+    __slots__ = ("before", "hooks", "inner", "kept")
+
+    def __init__(self, rule: Rule, hooks: Hooks | None = None, kept: dict[int, Any] | None = None) -> None:
+        inner = rule.run
+        given: Hooks = {} if hooks is None else hooks  # not self: a rule must not form a cycle
+
+        def before(g: Any) -> Any:
+            parts = list(g) if rule.several else [g]
+            for k, each in given.items():
+                if parts[k] is not None:
+                    parts[k] = run_hooks(each, parts[k])
+            return parts if rule.several else parts[0]
+
+        self.hooks, self.inner, self.before = given, inner, before
+        self.kept = {} if kept is None else kept
+        super().__init__(rule.name, rule.count, lambda node, g: inner(node, before(g)), rule.saves, rule.several, rule.results)
+
+
+def run_hooks(hooks: dict[int, Any], g: Any) -> Any:
+    """g after all hooks: what one returns, if anything, takes its place."""
+    for hook in list(hooks.values()):
+        changed = hook(g)
+        g = g if changed is None else changed
+    return g
+
+
 class Leaf:
     """Where gradients of a leaf tensor collect. Separate from the tensor, so that node and tensor form no cycle."""
 
@@ -61,7 +96,9 @@ LEAF = Rule("leaf", 0, lambda node, g: (), False)
 
 
 def freed(rule: Rule) -> Rule:
-    return Rule(rule.name, rule.count, _freed, False, rule.several)
+    """The rule of a node whose saved values are gone; hooks and kept gradients stay."""
+    empty = Rule(rule.name, rule.count, _freed, False, rule.several)
+    return HookedRule(empty, rule.hooks, rule.kept) if isinstance(rule, HookedRule) else empty
 
 
 def leaf_node() -> list[Any]:

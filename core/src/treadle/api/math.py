@@ -8,6 +8,7 @@ from treadle._tensor import Tensor
 from treadle.errors import ArgumentError, DTypeError
 from treadle.op import CATALOGUE as OPS
 from treadle.op import FN
+from treadle.shapes import axis as axis_of
 
 add_op, sub_op, mul_op = OPS["add"].fn, OPS["sub"].fn, OPS["mul"].fn
 neg, abs, sign, floor, sqrt, exp, log, expm1, log1p, sin, cos, tanh, erf = (
@@ -432,12 +433,9 @@ def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
 
 
 def _axis(op: str, dim: int, x: Tensor) -> int:
-    n = x.ndim
     if x.ndim == 0:
         raise ArgumentError(f"{op}: a 0-d tensor has no dimension to work along")
-    if not -n <= dim < n:
-        raise IndexError(f"{op}: dim {dim} is out of range for {n} dimensions")
-    return dim % n
+    return axis_of(op, dim, x.ndim)
 
 
 def silu(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from treadle.eager.resolve import REVERSED
 from treadle.errors import ArgumentError, AutogradError
 from treadle.op import CATALOGUE as OPS
 from treadle.op import FN
-from treadle.tape import Rule
+from treadle.tape import HookedRule
 
 
 def _swap(f: Any) -> Any:
@@ -188,28 +188,6 @@ class _Handle:
         self.hooks.pop(self.key, None)
 
 
-class HookedRule(Rule):
-    """A rule with hooks on the gradients of its node's results. Put in the place of the node's rule, so others pay nothing."""
-
-    __slots__ = ("hooks", "kept")
-
-    def __init__(self, rule: Rule) -> None:
-        self.hooks: dict[int, dict[int, Any]] = {}
-        self.kept: dict[int, Any] = {}
-        inner = rule.run
-
-        def run(node: Any, g: Any) -> Any:
-            parts = list(g) if rule.several else [g]
-            for k, hooks in self.hooks.items():
-                for hook in list(hooks.values()):
-                    if parts[k] is not None:
-                        changed = hook(parts[k])
-                        parts[k] = parts[k] if changed is None else changed
-            return inner(node, parts if rule.several else parts[0])
-
-        super().__init__(rule.name, rule.count, run, rule.saves, rule.several, rule.results)
-
-
 def hooked(edge: Any) -> dict[int, dict[int, Any]]:
     """The hooks of an inner node, result by result."""
     node = edge[0] if edge.__class__ is tuple else edge
@@ -236,7 +214,7 @@ def retain_grad(x: Tensor) -> None:
     k = n[1] if n.__class__ is tuple else 0
     hooks = hooked(n).setdefault(k, {})
     kept = (n[0] if n.__class__ is tuple else n)[1].kept
-    hooks[-1] = lambda g: kept.__setitem__(k, g if k not in kept else kept[k] + g)
+    hooks[-1] = lambda g: kept.__setitem__(k, FN["copy"](g) if k not in kept else kept[k] + g)
 
 
 def grad_fn(x: Tensor) -> Any:

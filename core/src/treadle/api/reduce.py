@@ -238,6 +238,8 @@ def _narrow(x: Tensor, d: int, start: int, count: int) -> Tensor:
 
 def median(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     """Return the lower median of all elements, or values and indices along a dimension."""
+    if not x.sig.size:
+        raise ArgumentError(f"median: cannot be found without elements: shape {x.shape}")
     if dim is None:
         flat = sort(FN["reshape"](x, (x.sig.size,))).values
         return flat[(x.sig.size - 1) // 2]

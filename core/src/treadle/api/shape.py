@@ -5,7 +5,7 @@ from typing import Any
 
 from treadle import dtypes
 from treadle._tensor import Tensor
-from treadle.errors import ArgumentError, ShapeError
+from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import CATALOGUE as OPS
 from treadle.op import FN
 from treadle.shapes import axes as axes_of
@@ -257,10 +257,17 @@ def cat(tensors: Sequence[Tensor], dim: int = 0, *, axis: int | None = None) -> 
     tensors = list(tensors)
     if not tensors:
         raise ArgumentError("cat: at least one tensor is needed")
+    _all_tensors("cat", tensors)
     kept = [x for x in tensors if x.shape != (0,)] or tensors[:1]  # PyTorch lets empty 1-d tensors join anything
     if kept[0].ndim == 0:
         raise ShapeError("cat: 0-d tensors cannot be joined; use stack")
     return FN["concat"](*kept, axis=axis_of("cat", dim if axis is None else axis, kept[0].ndim))
+
+
+def _all_tensors(op: str, given: list[Any]) -> None:
+    for x in given:
+        if not isinstance(x, Tensor):
+            raise DTypeError(f"{op}: a sequence of tensors is needed, it holds a {type(x).__name__}")
 
 
 concat = concatenate = cat
@@ -276,6 +283,7 @@ def stack(tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     tensors = list(tensors)
     if not tensors:
         raise ArgumentError("stack: at least one tensor is needed")
+    _all_tensors("stack", tensors)
     if any(x.shape != tensors[0].shape for x in tensors):
         raise ShapeError(f"stack: all tensors must have one shape: {[x.shape for x in tensors]}")
     d = axis_of("stack", dim, tensors[0].ndim + 1)
@@ -425,6 +433,8 @@ def _fitted(src: Tensor, index: Tensor) -> Tensor:
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """Return the slices that a vector of indices names along a dimension."""
     d = axis_of("index_select", dim, x.ndim)
+    if index.ndim > 1:
+        raise ShapeError(f"index_select: the index must be a vector: {index.shape}")
     return x[(slice(None),) * d + (index,)]
 
 

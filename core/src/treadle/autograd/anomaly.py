@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from treadle._tensor import Tensor
-from treadle.api import methods
 from treadle.errors import AutogradError
 from treadle.op import INTERPRETER, STATE, Op, interpreting
+from treadle.tape import Rule
 
 
 class _Anomaly:
@@ -33,15 +33,13 @@ class _Anomaly:
 
     def tag(self, edge: Any, name: str) -> None:
         node = edge[0] if edge.__class__ is tuple else edge
-        if node[0] == 0 or getattr(node[1], "line", None):
+        if node[0] == 0:
             return
-        line = _user_line()
-        rule = node[1] = methods.HookedRule(node[1])
-        inner, check = rule.run, self.check_nan
+        line, rule, check = _user_line(), node[1], self.check_nan
 
         def run(n: Any, g: Any) -> Any:
             try:
-                grads = inner(n, g)
+                grads = rule.run(n, g)
             except Exception as e:
                 e.add_note(f"anomaly: the forward call of {name} was at {line}")
                 raise
@@ -50,7 +48,7 @@ class _Anomaly:
                     raise AutogradError(f"anomaly: the gradient of {name} for operand {k} is not finite; its forward call was at {line}")
             return grads
 
-        rule.run = run
+        node[1] = Rule(rule.name, rule.count, run, rule.saves, rule.several, rule.results)
 
 
 def _user_line() -> str:

@@ -8,10 +8,9 @@ from heapq import heappop, heappush
 from typing import Any
 
 from treadle._tensor import Tensor, View
-from treadle.errors import AutogradError, ShapeError
+from treadle.errors import AutogradError, DeviceError, DTypeError, ShapeError
 from treadle.op import CATALOGUE
-from treadle.tape import EDGES, GRAD_MODE, Leaf, freed
-
+from treadle.tape import EDGES, GRAD_MODE, HookedRule, Leaf, freed, run_hooks
 
 
 def backward(outputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool | None = None, create_graph: bool = False) -> None:
@@ -51,9 +50,14 @@ def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
         if y.sig.size != 1:
             raise AutogradError(f"backward: a gradient must be given for an output of shape {y.shape}; only one-element outputs need none")
         g = y.new_ones(y.shape)
-    elif g.shape != y.shape:
+        return y.node, g
+    if not isinstance(g, Tensor):
+        raise DTypeError(f"backward: the gradient must be a tensor, not {type(g).__name__}")
+    if g.shape != y.shape:
         raise ShapeError(f"backward: the gradient has shape {g.shape}, the output {y.shape}")
-    return y.node, g
+    if g.device is not y.device:
+        raise DeviceError(f"backward: the gradient is on {g.device}, the output on {y.device}")
+    return y.node, g if g.dtype is y.dtype else CATALOGUE["cast"](g, y.dtype)
 
 
 def _key(node: Any) -> Any:
@@ -72,7 +76,8 @@ class Walk:
         self.captured: dict[Any, Any] = {}
         self.pending: dict[int, Any] = {}
         self.heap: list[Any] = []
-        self.given: list[Any] = []  # gradients that leaves may not share
+        self.given: dict[int, Any] = {}  # gradients that leaves may not share
+        self.waiting: dict[int, Any] = {}  # leaves with hooks, and their gradients so far
         self.needed: set[int] | None = None
 
     def run(self, seeds: list[tuple[Any, Tensor]]) -> None:
@@ -80,10 +85,11 @@ class Walk:
         try:
             if self.wanted is not None:
                 self.needed = _reaching([e for e, _ in seeds], self.wanted)
-            self.given = [g for _, g in seeds]
+            self.given = {id(g): g for _, g in seeds}
             for edge, g in seeds:
                 self.put(edge, g)
             self.walk()
+            self.finish()
         finally:
             GRAD_MODE.reset(token)
 
@@ -94,9 +100,13 @@ class Walk:
             n = heappop(heap)
             g = pending.pop(n[0])
             rule = n[1]
-            if capture and not self.pass_on(n, g):
-                continue
-            results = rule.run(n, g)
+            run = rule.run
+            if capture:
+                if rule.__class__ is HookedRule:
+                    g, run = rule.before(g), rule.inner
+                if not self.pass_on(n, g):
+                    continue
+            results = run(n, g)
             k = EDGES
             for r in results:
                 if r is not None:
@@ -144,24 +154,39 @@ class Walk:
             heappush(self.heap, edge)
 
     def collect(self, leaf: Leaf, g: Any) -> None:
-        """Give a leaf its gradient: captured, or added to `.grad` (a tensor of its own, never one that others hold)."""
-        if self.wanted is not None:
-            if id(leaf) in self.wanted:
-                before = self.captured.get(id(leaf))
-                self.captured[id(leaf)] = g if before is None else before + g
-            return
+        """Give a leaf a part of its gradient; where hooks wait for the whole, it is kept until the end."""
+        key = id(leaf)
         if leaf.hooks:
-            for hook in list(leaf.hooks.values()):
-                changed = hook(g)
-                g = g if changed is None else changed
+            before = self.waiting.get(key)
+            self.waiting[key] = (leaf, g if before is None else before[1] + g)
+        elif self.wanted is None:
+            self.accumulate(leaf, g)
+        elif key in self.wanted:
+            before = self.captured.get(key)
+            self.captured[key] = g if before is None else before + g
+
+    def accumulate(self, leaf: Leaf, g: Any) -> None:
         with leaf.lock:
-            if leaf.grad is not None:
-                leaf.grad = leaf.grad + g
-                return
-            if isinstance(g, View) or any(g is x for x in self.given):
-                g = CATALOGUE["copy"](g)
-            self.given.append(g)
-            leaf.grad = g
+            leaf.grad = self.own(g) if leaf.grad is None else leaf.grad + g
+
+    def own(self, g: Any) -> Any:
+        """g, or a copy of it where others hold its memory."""
+        if isinstance(g, View) or id(g) in self.given:
+            g = CATALOGUE["copy"](g)
+        self.given[id(g)] = g
+        return g
+
+    def finish(self) -> None:
+        """Hooks of leaves see the whole gradient; captured gradients become tensors of their own."""
+        for key, (leaf, g) in self.waiting.items():
+            changed = run_hooks(leaf.hooks or {}, g)
+            self.given[id(g)] = g  # a hook may have kept it
+            if self.wanted is None:
+                self.accumulate(leaf, changed)
+            elif key in self.wanted:
+                self.captured[key] = changed
+        for key, g in self.captured.items():
+            self.captured[key] = self.own(g)
 
 
 def _reaching(starts: list[Any], wanted: set[Any]) -> set[int]:

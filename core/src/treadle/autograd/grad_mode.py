@@ -1,6 +1,7 @@
 """Whether calls are recorded: a context variable, so threads and tasks are independent. Each works as decorator too."""
 
-from contextlib import ContextDecorator
+import functools
+import inspect
 from contextvars import ContextVar
 from typing import Any
 
@@ -10,8 +11,12 @@ is_grad_enabled = GRAD_MODE.get
 _INFERENCE: ContextVar[bool] = ContextVar("treadle_inference", default=False)
 
 
-class _Mode(ContextDecorator):
+class _Mode:
     value = False
+
+    def __new__(cls, mode: Any = True) -> Any:
+        """`@no_grad` without brackets decorates the function it is given."""
+        return cls()(mode) if callable(mode) else object.__new__(cls)
 
     def __init__(self) -> None:
         self._tokens: list[Any] = []
@@ -23,8 +28,31 @@ class _Mode(ContextDecorator):
     def __exit__(self, *exc: object) -> None:
         GRAD_MODE.reset(self._tokens.pop())
 
-    def __call__(self, function: Any = None) -> Any:
-        return self if function is None else super().__call__(function)
+    def again(self) -> Any:
+        """A fresh one of the same meaning: every call of a decorated function has its own."""
+        return type(self)()
+
+    def __call__(self, function: Any) -> Any:
+        if inspect.isgeneratorfunction(function):
+            return functools.wraps(function)(lambda *args, **kwargs: self._each_step(function(*args, **kwargs)))
+
+        @functools.wraps(function)
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self.again():
+                return function(*args, **kwargs)
+
+        return inside
+
+    def _each_step(self, generator: Any) -> Any:
+        """Run every step of a generator inside, and its consumer outside."""
+        sent = None
+        while True:
+            with self.again():
+                try:
+                    item = generator.send(sent)
+                except StopIteration as end:
+                    return end.value
+            sent = yield item
 
 
 class no_grad(_Mode):
@@ -67,6 +95,19 @@ class set_grad_enabled(_Mode):
     def __enter__(self) -> Any:
         return self
 
+    def __call__(self, function: Any) -> Any:
+        self.__exit__()  # as a decorator it changes nothing now
+        return super().__call__(function)
+
+    def again(self) -> Any:
+        return _Set(self.value)
+
+
+class _Set(_Mode):
+    def __init__(self, value: bool) -> None:
+        super().__init__()
+        self.value = value
+
 
 class inference_mode(_Mode):
     """Record nothing inside; like no_grad, and says that no result will ever be trained on.
@@ -89,6 +130,9 @@ class inference_mode(_Mode):
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
         _INFERENCE.reset(self._inference)
+
+    def again(self) -> Any:
+        return inference_mode(self.mode)
 
 
 def is_inference_mode_enabled() -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 from treadle import creation
 from treadle._tensor import Tensor
 from treadle.autograd.backward import grad_of
-from treadle.autograd.grad_mode import enable_grad, no_grad
+from treadle.autograd.grad_mode import enable_grad
 from treadle.errors import AutogradError
 
 
@@ -64,8 +64,8 @@ def _numeric(f: Any, xs: list[Any], x: Tensor, k: int, weights: Any, eps: float)
         for step in (eps, -eps):
             moved = base.copy()
             moved[at] += step
-            given = [creation.from_array(moved, x.device) if z is x else z for z in xs]
-            with no_grad():
+            given = [creation.from_array(moved, x.device, True) if z is x else z for z in xs]
+            with enable_grad():  # f may take gradients itself
                 sides.append(float((_outputs(f(*given))[k].detach().numpy_copy() * weights).sum()))
         out[at] = (sides[0] - sides[1]) / (2 * eps)
     return out

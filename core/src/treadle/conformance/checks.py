@@ -240,9 +240,9 @@ def check_refusal(case: Case, device: Any) -> Outcome:
         return Outcome("F", f"{error.__name__} expected, {type(e).__name__} was raised: {e}", np.inf)
     else:
         return Outcome("F", f"{error.__name__} expected, nothing was raised", np.inf)
-    return PASSED if _works(device) else Outcome("F", "the device gives wrong results after the error", np.inf)
+    return PASSED if works(device) else Outcome("F", "the device gives wrong results after the error", np.inf)
 
 
-def _works(device: Any) -> bool:
+def works(device: Any) -> bool:
     x = _on(np.arange(3, dtype=np.float32), device)
     return bool(judge((x + x).numpy_copy(), oracle.Expected(oracle.Spec((3,), float32), np.array([0.0, 2.0, 4.0]), None), EXACT).ok)

@@ -14,7 +14,7 @@ from treadle.errors import ArgumentError, DeviceError, DTypeError, ShapeError, T
 from treadle.op import REQUIRED, Op
 from treadle.runtime import dispatch
 from treadle.runtime.backend import Call
-from treadle.shapes import broadcast, expand_strides, is_dense
+from treadle.shapes import broadcast, check_count, expand_strides, is_dense
 from treadle.sig import Sig, dense_sig, sig_of
 from treadle.spec import Spec
 
@@ -100,7 +100,8 @@ def _constant(value: bool, device: Any) -> Tensor:
 def _same_device(op: Op, args: Any) -> None:
     devices = {a.device for a in args if isinstance(a, Tensor)}
     if len(devices) > 1:
-        text = ", ".join(f"{s.name} on {a.device}" for a, s in zip(args, op.inputs, strict=False) if isinstance(a, Tensor))
+        names = [i.name for i in op.inputs] if len(op.inputs) == len(args) else [f"{op.inputs[0].name}[{k}]" for k in range(len(args))]
+        text = ", ".join(f"{n} on {a.device}" for a, n in zip(args, names, strict=True) if isinstance(a, Tensor))
         raise DeviceError(f"{op.name}: operands are on different devices: {text}; move them with .to(device)")
 
 
@@ -164,6 +165,8 @@ def lookup(op: Op, args: Any, attrs: Any, aux: bool = False) -> tuple[dispatch.K
     if op.category in ELEMENTWISE:
         shape = next(s.shape for s in specs if isinstance(s, Spec))
         outs = tuple(Spec(shape, o.dtype) for o in outs)
+    for o in outs:
+        check_count(op.name, o.shape)
     want = _wanted(op, attrs, len(outs))
     if aux:
         more = op.aux.spec(*[s for s, i in zip(specs, op.inputs, strict=True) if i.name in {x.name for x in op.aux.inputs}], **{k: v for k, v in given.items() if k in op.aux.attrs})

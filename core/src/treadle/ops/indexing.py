@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import ALL, INTS, int64
-from treadle.errors import ShapeError
+from treadle.dtypes import ALL, INTS, int32, int64
+from treadle.errors import DTypeError, ShapeError
 from treadle.op import EXACT, STEPWISE, Op, composite, host
 from treadle.ops.manipulation import expand, reshape
 from treadle.ops.samples import ints, s, t
@@ -31,6 +31,8 @@ def _checked(i: Any, sizes: Any) -> Any:
 
 
 def _gather_spec(x: Spec, i: Spec) -> Spec:
+    if i.dtype not in (int32, int64):
+        raise DTypeError(f"gather_nd: indices must be int32 or int64: {i.dtype.name}")
     if not i.shape or i.shape[-1] > x.ndim:
         raise ShapeError(f"gather_nd: indices (..., k) need k <= {x.ndim}: {i.shape} for {x.shape}")
     return Spec((*i.shape[:-1], *x.shape[i.shape[-1] :]), x.dtype)
@@ -38,6 +40,8 @@ def _gather_spec(x: Spec, i: Spec) -> Spec:
 
 def _scatter_spec(x: Spec, i: Spec, u: Spec, mode: str = "set") -> Spec:
     want = _gather_spec(x, i).shape
+    if u.dtype is not x.dtype:
+        raise DTypeError(f"scatter_nd: updates must be of the target's type: {u.dtype.name} into {x.dtype.name}")
     if u.shape != want:
         raise ShapeError(f"scatter_nd: updates {u.shape} must have shape {want} for indices {i.shape} into {x.shape}")
     return x
@@ -97,16 +101,25 @@ def _along_index(x: Any, i: Any, axis: int) -> Any:
 
 
 def _along_spec(x: Spec, i: Spec, axis: int) -> Spec:
+    if i.dtype not in (int32, int64):
+        raise DTypeError(f"gather: an index must be int32 or int64: {i.dtype.name}")
     if x.ndim != i.ndim or any(n > m for d, (n, m) in enumerate(zip(i.shape, x.shape, strict=True)) if d != axis):
         raise ShapeError(f"gather: index {i.shape} must have the rank of {x.shape} and fit it except at axis {axis}")
     return Spec(i.shape, x.dtype)
+
+
+def _put_spec(x: Spec, i: Spec, u: Spec, axis: int, mode: str = "set") -> Spec:
+    _along_spec(x, i, axis)
+    if u.shape != i.shape or u.dtype is not x.dtype:
+        raise ShapeError(f"scatter: the source must be like the index, {x.dtype.name}{list(i.shape)}: {u}")
+    return x
 
 
 take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)), spec=_along_spec, dtypes=EVERY, num=EXACT,
                        vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
                        samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0), s((7,), ints(3, high=7), axis=0)])
 put_along: Op = composite("put_along", "x i u -> y", lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
-                      spec=lambda x, i, u, axis, mode="set": x, dtypes=EVERY, num=STEPWISE, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"), s((7,), ints(3, high=7), (3,), axis=0, mode="add")])
+                      spec=_put_spec, dtypes=EVERY, num=STEPWISE, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"), s((7,), ints(3, high=7), (3,), axis=0, mode="add")])
 
 
 def _unsort(g: Any, indices: Any, shape_x: Any) -> Any:

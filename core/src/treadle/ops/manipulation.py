@@ -11,7 +11,7 @@ import numpy as np
 from treadle.errors import ShapeError
 from treadle.op import EXACT, Op, view
 from treadle.ops.samples import s
-from treadle.shapes import Shape, dense_strides, expand_strides, reshape_strides
+from treadle.shapes import Shape, check_count, dense_strides, expand_strides, reshape_strides
 from treadle.spec import Spec
 
 Layout = tuple[Shape, Shape, int]
@@ -28,8 +28,9 @@ def _permute(shape: Shape, strides: Shape, axes: Shape) -> Layout:
 
 def _expand(shape: Shape, strides: Shape, to: Shape) -> Layout:
     lead = len(to) - len(shape)
-    if lead < 0 or any(n not in (1, t) for n, t in zip(shape, to[lead:], strict=True)):
+    if lead < 0 or any(n not in (1, t) for n, t in zip(shape, to[lead:], strict=True)) or any(t < 0 for t in to):
         raise ShapeError(f"expand: {shape} does not broadcast to {to}")
+    check_count("expand", to)
     return to, expand_strides(shape, strides, to), 0
 
 

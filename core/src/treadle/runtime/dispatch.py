@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from treadle.config import config
-from treadle.errors import OutOfMemoryError, UnsupportedError
+from treadle.errors import ArgumentError, OutOfMemoryError, UnsupportedError
 from treadle.op import Op
 from treadle.runtime import reference
 from treadle.runtime.backend import Bound, Call, both, into
@@ -45,7 +45,7 @@ class fallback:
 
     def __init__(self, policy: str) -> None:
         if policy not in POLICIES:
-            raise ValueError(f"fallback: policy must be one of {', '.join(POLICIES)}: {policy!r}")
+            raise ArgumentError(f"fallback: policy must be one of {', '.join(POLICIES)}: {policy!r}")
         self.before, config.fallback = config.fallback, policy
         forget_rows()
 

@@ -12,7 +12,7 @@ enum { KC = TD_VEC == 64 ? 512 : 256, NC = 512, GROUP = TD_VEC == 64 ? 4 : 16 };
 
 /* Steps of k per block where a B of another type is converted for few rows: the copy should not leave the nearest caches. Inner
  * products have no use for blocks, except that a block is what is fetched at a time. */
-enum { KC_FEW_ROWS = 64, KC_DOTS = 4096 };
+enum { KC_FEW_ROWS = 64, KC_DOTS = 2048 };
 
 typedef struct {
     int64_t m, n, k;
@@ -153,41 +153,42 @@ static void run_tiles(const stage *s, const region *r, T *a_copy)
     }
 }
 
-/* The same by inner products, for at most DOT_ROWS rows. a_copy: rows s->k apart, or NULL to read A in place; fetched: room for
- * DOT_COLUMNS columns of B if they must be fetched. */
-static void run_dots(const stage *s, const region *r, const T *a_copy, T *fetched)
+/* Room for copies of parts of A and B. */
+typedef struct { T *all, *a, *b, *fetched; } buffers;
+
+/* The same by inner products, for at most 2 * DOT_ROWS rows. room->a: a copy of the rows, s->k + PACKED_A_PAD apart, or NULL to read A in
+ * place; room->fetched: for DOT_COLUMNS columns of B if they must be fetched. */
+static void run_dots(const stage *s, const region *r, const buffers *room)
 {
     const product *p = s->p;
-    const int64_t end = r->j + r->n;
-    dot d = {.k = s->k, .a = a_copy, .a_row = s->k};
-    if (!a_copy) {
-        d.a = address(&p->a, r->i * p->a.major + s->k0);
-        d.a_row = p->a.major;
-    }
-    T sums[DOT_ROWS * DOT_PITCH];
+    const int64_t end = r->j + r->n, groups = (r->m + DOT_ROWS - 1) / DOT_ROWS;
+    const T *a = room->a ? room->a : address(&p->a, r->i * p->a.major + s->k0);
+    T sums[2 * DOT_ROWS * DOT_PITCH];
+    dot d = {.k = s->k, .a_row = room->a ? s->k + PACKED_A_PAD : p->a.major};
     for (int64_t j = r->j; j < end; j += DOT_PITCH) {
         for (int64_t q = j; q < TD_MIN(j + DOT_PITCH, end); q += DOT_COLUMNS) {
             for (int x = 0; x < DOT_COLUMNS; x++) {
                 const int64_t at = s->k0 * p->b.major + TD_MIN(q + x, end - 1) * p->b.minor;
-                d.b[x] = p->b.fetch ? fetched + x * s->k : address(&p->b, at);
-                if (p->b.fetch) p->b.fetch(fetched + x * s->k, p->b.data, at, p->b.major, s->k);
+                d.b[x] = p->b.fetch ? room->fetched + x * s->k : address(&p->b, at);
+                if (p->b.fetch) p->b.fetch(room->fetched + x * s->k, p->b.data, at, p->b.major, s->k);
             }
-            d.sums = sums + q - j;
-            dots[r->m](&d);
+            for (int64_t g = 0; g < groups; g++) {
+                const int64_t i = g * r->m / groups;
+                d.a = a + i * d.a_row;
+                d.sums = sums + i * DOT_PITCH + q - j;
+                dots[(g + 1) * r->m / groups - i](&d);
+            }
         }
         finish(s, sums, DOT_PITCH, &(region){r->i, r->m, j, TD_MIN(end - j, DOT_PITCH)});
     }
 }
-
-/* Room for copies of parts of A and B. */
-typedef struct { T *all, *a, *b, *fetched; } buffers;
 
 static int64_t round_up(int64_t x, int64_t unit) { return (x + unit - 1) / unit * unit; }
 
 static int get_buffers(const product *p, const region *r, buffers *out)
 {
     const int64_t k = round_up(TD_MIN(p->k, p->kc), 16) + 16, n = TD_MIN(round_up(r->n, NR), NC);
-    const int64_t a_rows = p->by_dots ? DOT_ROWS : GROUP * MR;
+    const int64_t a_rows = p->by_dots ? 2 * DOT_ROWS : GROUP * MR;
     const int64_t a = p->pack_a ? a_rows * (k + PACKED_A_PAD) : 0, b = p->pack_b ? n / NR * panel_pitch(k) : 0;
     const int64_t fetched = !p->b.fetch ? 0 : p->by_dots ? DOT_COLUMNS * k : p->pack_b ? TD_MAX(n, VL * k) : 0;
     *out = (buffers){0};
@@ -206,12 +207,8 @@ static void run_stage(const stage *s, const region *r, const buffers *room)
         run_tiles(s, r, room->a);
         return;
     }
-    const int64_t groups = (r->m + DOT_ROWS - 1) / DOT_ROWS;
-    for (int64_t q = 0; q < groups; q++) {
-        const int64_t i = q * r->m / groups, rows = (q + 1) * r->m / groups - i;
-        if (room->a) copy_rows(&p->a, r->i + i, rows, s->k0, s->k, room->a, s->k);
-        run_dots(s, &(region){r->i + i, rows, r->j, r->n}, room->a, room->fetched);
-    }
+    if (room->a) copy_rows(&p->a, r->i, r->m, s->k0, s->k, room->a, s->k + PACKED_A_PAD);
+    run_dots(s, r, room);
 }
 
 static void run_region(const product *p, const region *r, const buffers *room)

@@ -3,6 +3,9 @@
 #include "gemm_plan.h"
 #include "matmul.h"
 #include "scalar.h"
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
 
 int KERNEL(gemm_f32)(const td_gemm *g, int threads)
 {
@@ -13,12 +16,28 @@ int KERNEL(gemm_f32)(const td_gemm *g, int threads)
     return run_job(&j, threads ? td_threads() : 1);
 }
 
+static void widen_bf16(float *dst, const uint16_t *src, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) dst[i] = td_bf16_to_f32(src[i]);
+}
+/* There is an instruction for float16, which the compiler does not find in td_f16_to_f32. */
+static void widen_f16(float *dst, const uint16_t *src, int64_t n)
+{
+    int64_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16) _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(src + i))));
+#elif defined(__F16C__)
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(src + i))));
+#endif
+    for (; i < n; i++) dst[i] = td_f16_to_f32(src[i]);
+}
+
 /* Unit strides apart, so that these loops become vector code. */
 #define CONVERSIONS(name)                                                                           \
     static void fetch_##name(float *dst, const void *src, int64_t at, int64_t stride, int64_t n)    \
     {                                                                                               \
         const uint16_t *s = (const uint16_t *)src + at;                                             \
-        if (stride == 1) for (int64_t i = 0; i < n; i++) dst[i] = td_##name##_to_f32(s[i]);         \
+        if (stride == 1) widen_##name(dst, s, n);                                                   \
         else for (int64_t i = 0; i < n; i++) dst[i] = td_##name##_to_f32(s[i * stride]);            \
     }                                                                                               \
     static void store_##name(void *c, int64_t at, int64_t stride, const float *src, int64_t n)      \

@@ -33,8 +33,8 @@ static double cycles(const product *p, int64_t m, int64_t n)
     const double a_copy = p->pack_a ? (double)m * k * (double)((n + NC - 1) / NC) * 0.4 : 0;
     const double b_read = b * sizeof(T) > 1 << 20 ? 0.3 : 0.1;      /* L3 or L2 */
     if (p->by_dots) {
-        const double groups = (double)((m + DOT_ROWS - 1) / DOT_ROWS), fetch = p->b.fetch ? 0.5 : 0;
-        return area * (k / VL * per_vector + 5.5) + b * groups * (1.0 / VL + fetch) + a_copy;
+        const double groups = (double)((m + DOT_ROWS - 1) / DOT_ROWS), fetch = p->b.fetch ? 0.3 : 0;
+        return area * (k / VL * per_vector + 5.5) + b * (groups / VL + fetch) + a_copy;
     }
     const double vectors = (double)((n + VL - 1) / VL) * (n <= VL ? 1.15 : 1);
     const double b_copy = !p->pack_b ? b_read : b_read + (p->b.fetch || along(p->b.minor, p->b.major) ? 1 : 0.4);
@@ -49,8 +49,8 @@ static int collides(int64_t stride) { return stride * (int64_t)sizeof(T) % 4096 
 static void choose_copies(product *p)
 {
     p->kc = p->by_dots ? KC_DOTS : p->b.fetch && p->m <= MR ? KC_FEW_ROWS : KC;
-    const int rows_collide = p->a.minor == 1 && collides(p->a.major) && p->m > 8 && p->n >= NR;
-    p->pack_a = p->a.fetch || (p->by_dots ? p->a.minor != 1 : rows_collide);
+    const int rows_collide = p->a.minor == 1 && collides(p->a.major) && p->m > 4 && p->n >= NR;
+    p->pack_a = p->a.fetch || (p->by_dots && p->a.minor != 1) || rows_collide;
     p->pack_b = !p->by_dots && (p->b.fetch || p->b.minor != 1 || p->n < VL);
 }
 
@@ -75,7 +75,14 @@ static product turned(const product *p)
     return q;
 }
 
-/* The cheapest of four ways; inner products need a B that runs along k. */
+/* Inner products need a B that runs along k, or is nearest to it. */
+static int dots_fit(const product *p)
+{
+    const int runs_along_k = p->b.fetch ? along(p->b.major, p->b.minor) : p->b.major == 1;
+    return runs_along_k && p->k >= 2 * VL && p->m <= 2 * DOT_ROWS;
+}
+
+/* The cheapest of four ways. */
 static void choose_way(job *j)
 {
     const product given = j->p;
@@ -83,7 +90,7 @@ static void choose_way(job *j)
     for (int way = 0; way < 4; way++) {
         product p = way < 2 ? given : turned(&given);
         p.by_dots = way & 1;
-        if (p.by_dots && (p.k < 2 * VL || p.m > 2 * DOT_ROWS || !(p.b.major == 1 || p.b.fetch))) continue;
+        if (p.by_dots && !dots_fit(&p)) continue;
         choose_copies(&p);
         const double c = cycles(&p, p.m, p.n);
         if (way && c >= least) continue;

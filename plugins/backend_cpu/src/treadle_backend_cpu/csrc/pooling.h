@@ -467,7 +467,7 @@ static int run_max_grad(const td_plan *plan, char **io, enum td_dtype format)
 #define POOL_KERNEL(name, type, call)                                                                                   \
     static int name##_##type(const td_plan *p, char **io) { return call; }
 #define POOL_KERNELS(type, format)                                                                                      \
-    POOL_KERNEL(max_pool2d, type, run_windows(p, io, format, max_plane, -INFINITY, io[2]))                              \
+    POOL_KERNEL(max_pool2d, type, run_windows(p, io, format, max_plane, -INFINITY, p->n_out > 1 ? io[2] : NULL))                              \
     POOL_KERNEL(max_pool2d_indices, type, run_windows(p, io, format, max_plane, -INFINITY, io[1]))                      \
     POOL_KERNEL(max_pool2d_grad, type, run_max_grad(p, io, format))                                                     \
     POOL_KERNEL(avg_pool2d, type, run_windows(p, io, format, average_plane, 0, NULL))                                   \

@@ -51,15 +51,15 @@ static void fill_start(const td_kind *kind, void *acc, int64_t n) {
 }
 
 /* Shares the units out. Large inputs are read fastest in one long piece per thread, which also
- * finds what is left of its piece in the cache the next time; the last eighth goes in small
+ * finds what is left of its piece in the cache the next time; the last sixteenth goes in small
  * pieces to whoever is free. */
 static int64_t plan_tasks(td_job *b, int64_t unit) {
     b->span = TD_MAX(1, GRAIN / unit);
     b->threads = td_threads();
     if (b->units / b->span < 8 * b->threads) b->threads = 0;
-    else b->large = b->units / 8 * 7 / b->threads;
+    else b->large = b->units / 16 * 15 / b->threads;
     const int64_t rest = b->units - b->threads * b->large;
-    if (b->threads) b->span = TD_MAX(b->span, rest / (4 * b->threads));
+    if (b->threads) b->span = TD_MAX(b->span, rest / (2 * b->threads));
     return b->threads + (rest + b->span - 1) / b->span;
 }
 

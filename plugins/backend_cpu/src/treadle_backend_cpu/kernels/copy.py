@@ -8,7 +8,8 @@ from treadle_backend_cpu.kernels.elementwise import elementwise_ints
 
 TASK_BYTES = 1 << 16  # what a task of a copy moves, about
 LINE = 64  # bytes of a cache line: transposed blocks are so wide and so high
-STREAM_BYTES = 32 << 20  # larger results bypass the caches
+STREAM_BYTES = 32 << 20  # larger results bypass the caches;
+STREAM_LINES = 8 << 20  # transposed ones gain earlier, if they come in whole cache lines
 MAX_BOUND = 1024  # layouts whose copy kernels are kept
 
 
@@ -67,14 +68,17 @@ def copy_ints(itemsize, shape, dst, src):
     row_bytes = dims[-1][0] * itemsize
     cols = min(dims[-1][0], TASK_BYTES // itemsize)
     rows = TASK_BYTES // (cols * itemsize)
-    whole = all(stride * itemsize % LINE == 0 for _, stride, _ in dims[:-1])
+    stream = nbytes >= STREAM_BYTES and row_bytes >= 16 * LINE
     if _is_transposed(dims):
         rows = max(rows // (LINE // itemsize), 1) * (LINE // itemsize)
-    else:
-        whole = whole or row_bytes >= 16 * LINE
-    stream = int(nbytes >= STREAM_BYTES and whole)  # parts of cache lines are not worth streaming
+        whole = all(stride * itemsize % LINE == 0 for _, stride, _ in dims[:-1])
+        stream = nbytes >= STREAM_LINES and whole
     shape, dst, src = zip(*dims, strict=True)
-    return "copy_strided", (itemsize, len(dims), stream, rows, cols, *shape, *dst, *src), nbytes
+    return (
+        "copy_strided",
+        (itemsize, len(dims), int(stream), rows, cols, *shape, *dst, *src),
+        nbytes,
+    )
 
 
 def _bind(out, copy):

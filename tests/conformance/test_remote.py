@@ -1,0 +1,8 @@
+"""A backend whose memory the host cannot address passes everything, and nothing is skipped."""
+
+import treadle as td
+from odd.remote import Remote
+from treadle.conformance.pytest_plugin import *  # noqa: F403
+
+DEVICE = "remote"
+td.register_backend(DEVICE, Remote)
