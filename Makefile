@@ -18,7 +18,7 @@ help:
 
 $(VENV)/created:
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) install setuptools wheel
+	$(PIP) install "setuptools>=77" wheel
 	touch $@
 
 # Core and CPU backend, editable; the C files are compiled in parallel by the backend's setup.py.

@@ -307,6 +307,42 @@ def test_retain_grad():
     assert v.grad.tolist() == [5.0]
 
 
+def test_retained_grads_survive_and_are_their_own():
+    w = leaf(1.0, 2.0)
+    y = w * w  # saves its operands, which backward frees
+    z = y + 0
+    y.retain_grad()
+    z.sum().backward()
+    assert y.grad.tolist() == [1.0, 1.0]
+    w.grad.zero_()
+    assert y.grad.tolist() == [1.0, 1.0]
+    seen = []
+    v = leaf(1.0)
+    v.register_hook(seen.append)
+    (v + 0).sum().backward()
+    v.grad.zero_()
+    assert seen[0].item() == 1.0
+
+
+def test_hooks_form_no_cycles():
+    gc.collect()
+    gc.disable()
+    try:
+        w = leaf(1.0)
+        y = w * 2
+        y.register_hook(lambda g: g * 2)
+        y.retain_grad()
+        big = td.ones(10)
+        z = (y * big).sum()
+        ref = weakref.ref(big)
+        del big, y
+        assert ref() is not None
+        del z
+        assert ref() is None
+    finally:
+        gc.enable()
+
+
 def test_hooks_and_retained_grads_need_a_tape():
     with pytest.raises(AutogradError):
         td.ones(2).register_hook(print)

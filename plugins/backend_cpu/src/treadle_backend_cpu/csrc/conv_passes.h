@@ -22,7 +22,7 @@ int PASS(conv_forward)(const conv_shape *s, const void *x, const void *w, const 
         .batch = s->batch, .groups = s->groups, .in_channels = s->in_channels, .out_channels = s->out_channels,
         .x = x, .w = w, .bias = bias, .y = y,
         .w_group = s->out_channels * s->in_channels * taps, .w_out = s->in_channels * taps, .w_in = taps,
-        .w_row = s->kernel[1],
+        .kernel = {s->kernel[0], s->kernel[1]},
         .y_image = s->groups * s->out_channels * pixels, .y_channel = pixels, .y_row = s->out[1], .y_col = 1,
     };
     int64_t *tables = axis_tables(s, &c.rows, &c.cols);
@@ -34,7 +34,7 @@ int PASS(conv_forward)(const conv_shape *s, const void *x, const void *w, const 
     return status;
 }
 
-/* One correlation per phase of the stride; positions that no output reached are zero. */
+/* One correlation per phase of the stride; positions that no output reached stay zero. */
 int PASS(conv_input_grad)(const conv_shape *s, const void *g, const void *w, const void *unused, void *gx)
 {
     (void)unused;
@@ -43,14 +43,15 @@ int PASS(conv_input_grad)(const conv_shape *s, const void *g, const void *w, con
         .batch = s->batch, .groups = s->groups, .in_channels = s->out_channels, .out_channels = s->in_channels,
         .x = g, .w = w,
         .w_group = s->out_channels * s->in_channels * taps, .w_out = taps, .w_in = s->in_channels * taps,
-        .w_row = s->kernel[1],
+        .kernel = {s->kernel[0], s->kernel[1]},
         .y_image = s->groups * s->in_channels * pixels, .y_channel = pixels,
         .y_row = s->in[1] * s->stride[0], .y_col = s->stride[1],
     };
     int64_t *tables = axis_tables(s, &c.rows, &c.cols);
     if (!tables) return TD_ERR_MEMORY;
     int status = TD_OK;
-    if (s->stride[0] > 1 || s->stride[1] > 1) memset(gx, 0, (size_t)(s->batch * c.y_image) * sizeof(real));
+    c.share_weights = s->stride[0] > 1 || s->stride[1] > 1;
+    if (c.share_weights) memset(gx, 0, (size_t)(s->batch * c.y_image) * sizeof(real));
     for (int64_t i = 0; i < s->stride[0] && !status; i++) {
         backward_axis(&c.rows, s, 0, i);
         for (int64_t j = 0; j < s->stride[1] && !status; j++) {
@@ -59,6 +60,7 @@ int PASS(conv_input_grad)(const conv_shape *s, const void *g, const void *w, con
             if (c.rows.taps && c.cols.taps && c.rows.out && c.cols.out) status = correlate(&c);
         }
     }
+    td_scratch_free(c.packed);
     td_scratch_free(tables);
     return status;
 }

@@ -9,12 +9,13 @@
 typedef struct {
     const correlation *c;
     padded_layout layout;
-    int64_t taps, depth;
+    int64_t depth;              /* input channels x weights of the kernel */
+    tap *taps;
     int64_t rows;               /* output channels per tile: 1, 2, 4 or 8 */
     int64_t blocks;             /* of that many */
     int64_t ranges;             /* of lines */
     int64_t units, per_task;    /* units: image x group x range */
-    real *weights;              /* [group][block][input channel][tap][row], then the bias: [group][block][row] */
+    real *weights;              /* [group][block][input channel][kernel][row], then the bias: [group][block][row] */
     real *bias;
     int failed;
 } thin_plan;
@@ -28,12 +29,10 @@ static void pack_thin_block(const thin_plan *p, int64_t group, int64_t block)
     real *bias = p->bias + (group * p->blocks + block) * p->rows;
     for (int64_t r = 0; r < p->rows; r++)
         bias[r] = c->bias && r < valid ? c->bias[group * c->out_channels + first + r] : 0;
-    for (int64_t i = 0; i < c->in_channels; i++)
-        for (int64_t j = 0; j < c->rows.taps; j++)
-            for (int64_t k = 0; k < c->cols.taps; k++, to += p->rows) {
-                const real *from = w + i * c->w_in + c->rows.index[j] * c->w_row + c->cols.index[k];
-                for (int64_t r = 0; r < p->rows; r++) to[r] = r < valid ? from[r * c->w_out] : 0;
-            }
+    const int64_t kernel = kernel_size(c);
+    for (int64_t i = 0; i < c->in_channels; i++, w += c->w_in)
+        for (int64_t k = 0; k < kernel; k++, to += p->rows)
+            for (int64_t r = 0; r < p->rows; r++) to[r] = r < valid ? w[k + r * c->w_out] : 0;
 }
 
 /* All channels of one row of outputs. `strip` holds a tile's result where the output's columns are not neighbours. */
@@ -68,7 +67,7 @@ static void run_thin_unit(const thin_plan *p, int64_t unit, real *padded)
     const real *x = c->x + plane_index * c->in_channels * pixels;
     real *y = c->y + plane_index / c->groups * c->y_image + group * c->out_channels * c->y_channel + line0 * c->y_row;
     real strip[ROWS * THIN_VECTORS * LANES];
-    tile_sum s = {c->in_channels, plane, p->taps, p->layout.offset, 0};
+    tile_sum s = {c->in_channels, plane, kernel_size(c), p->taps, p->taps + c->rows.taps * c->cols.taps};
     for (int64_t i = 0; i < c->in_channels; i++) pad_plane(&p->layout, x + i * pixels, line0, lines, padded + i * plane);
     for (int64_t j = 0; j < lines; j++)
         thin_line(p, &s, group, padded + j * c->rows.step * p->layout.pitch, y + j * c->y_row, strip);
@@ -92,7 +91,7 @@ static void cut_thin(thin_plan *p)
 {
     const correlation *c = p->c;
     const int64_t line_bytes = c->in_channels * c->rows.step * p->layout.pitch * REAL_SIZE, planes = c->batch * c->groups;
-    int64_t wanted = ceil_div(units_for_threads(c, p->depth), planes);
+    int64_t wanted = ceil_div(units_for_threads(c, c->rows.taps * c->cols.taps * c->in_channels), planes);
     p->ranges = TD_MIN(c->rows.out, TD_MAX(wanted, ceil_div(c->rows.out * line_bytes, THIN_SOURCE_BYTES)));
     p->units = planes * p->ranges;
     int64_t work = c->out_channels * p->depth * c->rows.out * c->cols.out / p->ranges;
@@ -101,22 +100,23 @@ static void cut_thin(thin_plan *p)
 
 static int correlate_thin(const correlation *c)
 {
-    thin_plan p = {.c = c, .taps = c->rows.taps * c->cols.taps};
-    p.depth = p.taps * c->in_channels;
+    const int64_t taps = c->rows.taps * c->cols.taps, numbers = layout_numbers(&c->rows, &c->cols);
+    thin_plan p = {.c = c, .depth = kernel_size(c) * c->in_channels};
     p.rows = c->out_channels >= 8 ? 8 : c->out_channels > 2 ? 4 : c->out_channels;
     p.blocks = ceil_div(c->out_channels, p.rows);
     const int64_t rows = c->groups * p.blocks * p.rows;
-    int64_t *tables = td_scratch((size_t)layout_numbers(&c->rows, &c->cols) * sizeof(int64_t));
+    p.taps = td_scratch((size_t)taps * sizeof(tap) + (size_t)numbers * sizeof(int64_t));
     p.weights = td_scratch((size_t)(rows * (p.depth + 1)) * sizeof(real));
-    if (tables && p.weights) {
+    if (p.taps && p.weights) {
         p.bias = p.weights + rows * p.depth;
         for (int64_t t = 0; t < c->groups * p.blocks; t++) pack_thin_block(&p, t / p.blocks, t % p.blocks);
-        lay_out(&p.layout, &c->rows, &c->cols, THIN_VECTORS * LANES, tables);
+        lay_out(&p.layout, &c->rows, &c->cols, 0, (int64_t *)(p.taps + taps));
+        for (int64_t t = 0; t < taps; t++) p.taps[t] = (tap){p.layout.offset[t], tap_weight(c, t)};
         cut_thin(&p);
         td_parallel(ceil_div(p.units, p.per_task), run_thin_task, &p);
     } else p.failed = 1;
     td_scratch_free(p.weights);
-    td_scratch_free(tables);
+    td_scratch_free(p.taps);
     return p.failed ? TD_ERR_MEMORY : TD_OK;
 }
 
@@ -132,7 +132,7 @@ static int thin_is_better(const correlation *c)
     return thin * 1.05 < wide;
 }
 
-static int correlate(const correlation *c)
+static int correlate(correlation *c)
 {
     return thin_is_better(c) ? correlate_thin(c) : correlate_wide(c);
 }

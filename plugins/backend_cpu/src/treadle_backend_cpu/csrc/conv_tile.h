@@ -1,6 +1,6 @@
-/* The innermost loops of a convolution. Both tiles compute, for every channel c < channels and tap t < taps,
- *     sum[i][j] += x[c * plane + offset[t] + ...] * w[...]
- * over packed weights that are read once from start to end. They differ in what the lanes of a vector are:
+/* The innermost loops of a convolution. Both tiles compute, for every channel c < channels and every tap,
+ *     sum[i][j] += x[c * plane + tap.at + ...] * w[(c * kernel + tap.weight) * row + ...]
+ * over packed weights that are read from start to end. They differ in what the lanes of a vector are:
  *   wide tile   lanes = output channels, rows = pixels: weights are vectors, inputs are broadcast;
  *   thin tile   lanes = pixels, rows = output channels: inputs are vectors, weights are broadcast. For few channels. */
 #ifndef TREADLE_CONV_TILE_H
@@ -18,15 +18,17 @@
 #define WIDE (2 * LANES)        /* output channels of a wide tile */
 #define FEW_PIXELS 4            /* a wide tile of fewer pixels waits for its own sums */
 
-typedef struct {
-    int64_t channels, plane;    /* input channels to sum over and their distance */
-    int64_t taps;
-    const int64_t *offset;      /* of each tap; for wide tiles 4 * offset + edge */
-    int64_t skip;               /* weights of taps left out, after those of each channel */
-} tile_sum;
+/* A tap reads its input `at` elements from the start (wide tiles: 4 * elements + edge) and multiplies by one of the kernel's weights. */
+typedef struct { int64_t at, weight; } tap;
 
 /* Which pixel of a wide tile a tap leaves out because its input is padding. (Leaving one out at each end is what 3 x 3 needs.) */
 enum edge { EDGE_NONE, EDGE_FIRST, EDGE_LAST };
+
+typedef struct {
+    int64_t channels, plane;    /* input channels to sum over and their distance */
+    int64_t kernel;             /* weights of a channel */
+    const tap *first, *end;     /* the taps to sum over */
+} tile_sum;
 
 /* sums: pixels x (vectors * LANES), read first unless `fresh`. */
 typedef void (*wide_tile)(const tile_sum *s, const real *x, const real *w, real *sums, int fresh);
@@ -51,12 +53,13 @@ TD_INLINE void wide_tile_body(const int pixels, const int vectors, const tile_su
     vec sum[PIXELS][2];
     _Pragma("GCC unroll 14") for (int i = 0; i < pixels; i++)
         for (int v = 0; v < vectors; v++) sum[i][v] = fresh ? (vec){0} : vec_load(sums + (i * vectors + v) * LANES);
-    const int64_t taps = s->taps, plane = s->plane, skip = s->skip;
-    for (int64_t c = s->channels; c > 0; c--, x += plane, w += skip) {
-        for (const int64_t *o = s->offset, *end = o + taps; o < end; o++, w += vectors * LANES) {
-            const real *pixel = x + (*o >> 2);
-            const int edge = *o & 3;
-            vec w0 = vec_load(w), w1 = vectors == 2 ? vec_load(w + LANES) : w0;
+    const tap *first = s->first, *end = s->end;
+    const int64_t plane = s->plane, kernel = s->kernel * vectors * LANES;
+    for (int64_t c = s->channels; c > 0; c--, x += plane, w += kernel) {
+        for (const tap *t = first; t < end; t++) {
+            const real *pixel = x + (t->at >> 2), *weight = w + t->weight * vectors * LANES;
+            const int edge = t->at & 3;
+            vec w0 = vec_load(weight), w1 = vectors == 2 ? vec_load(weight + LANES) : w0;
             if (edge == EDGE_NONE) ADD_PIXELS(0, pixels)
             else if (edge == EDGE_FIRST) ADD_PIXELS(1, pixels)
             else ADD_PIXELS(0, pixels - 1)
@@ -96,13 +99,15 @@ TD_INLINE void thin_tile_body(const int rows, const int vectors, const tile_sum 
     vec sum[ROWS][THIN_VECTORS];
     _Pragma("GCC unroll 8") for (int i = 0; i < rows; i++)
         _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) sum[i][v] = vec_all(bias[i]);
-    const int64_t taps = s->taps, plane = s->plane, skip = s->skip;
-    for (int64_t c = s->channels; c > 0; c--, x += plane, w += skip) {
-        for (const int64_t *o = s->offset, *end = o + taps; o < end; o++, w += rows) {
+    const tap *first = s->first, *end = s->end;
+    const int64_t plane = s->plane, kernel = s->kernel * rows;
+    for (int64_t c = s->channels; c > 0; c--, x += plane, w += kernel) {
+        for (const tap *t = first; t < end; t++) {
+            const real *weight = w + t->weight * rows;
             vec pixel[THIN_VECTORS];
-            _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) pixel[v] = vec_load(x + *o + v * LANES);
+            _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) pixel[v] = vec_load(x + t->at + v * LANES);
             _Pragma("GCC unroll 8") for (int i = 0; i < rows; i++) {
-                vec p = vec_all(w[i]);
+                vec p = vec_all(weight[i]);
                 _Pragma("GCC unroll 4") for (int v = 0; v < vectors; v++) sum[i][v] += p * pixel[v];
             }
         }
