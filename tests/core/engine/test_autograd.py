@@ -332,7 +332,7 @@ def test_hooks_form_no_cycles():
         y = w * 2
         y.register_hook(lambda g: g * 2)
         y.retain_grad()
-        big = td.ones(10)
+        big = td.ones(10, dtype=td.float64)
         z = (y * big).sum()
         ref = weakref.ref(big)
         del big, y

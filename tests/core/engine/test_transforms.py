@@ -60,7 +60,8 @@ def test_nesting():
     assert td.grad(cube)(x).item() == 12
     assert td.grad(lambda x: td.grad(cube)(x).sum())(x).item() == 12
     assert td.grad(lambda x: td.grad(lambda y: td.grad(cube)(y).sum())(x).sum())(x).item() == 6
-    # an inner gradient with respect to one variable, an outer one with respect to another
+    # an inner gradient with respect to one variable, an outer one with respect to another, as argument and from a closure
+    assert td.grad(lambda b: td.grad(lambda a: (a * a * b).sum())(x).sum())(f64(5.0)).item() == 4
     inner = lambda a, b: (a * a * b).sum()  # noqa: E731
     assert td.grad(lambda b: td.grad(inner)(x, b).sum())(f64(5.0)).item() == 4
 
@@ -425,7 +426,7 @@ def test_anomaly_mode_leaves_right_programs_alone():
 
     def run():
         x, w = td.tensor(data, requires_grad=True), td.tensor(data.T.copy(), requires_grad=True)
-        y = (x @ w).softmax(1)
+        y = (x @ w).softmax(1) * 2
         y[0].mul_(2)
         (y * y).sum().backward()
         return x.grad.tolist(), w.grad.tolist()

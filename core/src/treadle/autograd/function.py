@@ -7,6 +7,8 @@ from treadle import tape
 from treadle._tensor import Tensor, detached
 from treadle.autograd.grad_mode import no_grad
 from treadle.errors import AutogradError
+from treadle.op import CATALOGUE
+from treadle.spec import Spec
 from treadle.tape import Rule
 
 
@@ -17,6 +19,7 @@ class FunctionCtx:
         self.needs_input_grad = needs
         self._saved: tuple[tuple[Any, int], ...] = ()
         self._constant: set[int] = set()
+        self._node: Any = None  # while backward runs
 
     def save_for_backward(self, *tensors: Any) -> None:
         """Keep tensors for backward; writing over one in place is noticed there."""
@@ -24,14 +27,31 @@ class FunctionCtx:
 
     @property
     def saved_tensors(self) -> tuple[Any, ...]:
-        for x, version in self._saved:
-            if isinstance(x, Tensor) and x._version != version:
-                raise tape.modified("Function", "tensor")
-        return tuple(x for x, _ in self._saved)
+        return tuple(self._restored(x, version) for x, version in self._saved)
+
+    def _restored(self, x: Any, version: Any) -> Any:
+        if isinstance(x, _Result):
+            return x.tensor(self._node)
+        if isinstance(x, Tensor) and x._version != version:
+            raise tape.modified("Function", "tensor")
+        return x
 
     def mark_non_differentiable(self, *tensors: Tensor) -> None:
         """Say that these outputs have no gradient."""
         self._constant |= {id(x) for x in tensors}
+
+
+class _Result:
+    """A saved output: its bytes live in the node, so that output and node form no cycle and a write marks them stale."""
+
+    def __init__(self, k: int, slot: int, y: Tensor, several: int) -> None:
+        self.k, self.slot, self.sig, self.several = k, slot, y.sig, several
+
+    def tensor(self, node: Any) -> Tensor:
+        if node is None or node[self.slot] is tape.STALE:
+            raise tape.modified("Function", "result")
+        edge = (node, self.k) if self.several else node
+        return Tensor(node[self.slot], self.sig, edge if tape.grad_enabled() else None)
 
 
 class Function:
@@ -70,34 +90,54 @@ class Function:
             return out
         outs = out if isinstance(out, tuple) else (out,)
         several = len(outs) if len(outs) > 1 else 0
-        rule = Rule(cls.__name__, len(args), _runner(cls, ctx, len(args), several), True, several)
+        specs = [Spec(x.shape, x.dtype) if isinstance(x, Tensor) else None for x in args]
+        rule = Rule(cls.__name__, len(args), _runner(cls, ctx, specs, several), True, several)
         node: list[Any] = [tape.next_id(), rule, *nodes]
-        made = tuple(_output(y, ctx, args, (node, k) if several else node) for k, y in enumerate(outs))
+        made = tuple(_output(y, ctx, args, node, k, several) for k, y in enumerate(outs))
         return made if isinstance(out, tuple) else made[0]
 
 
-def _output(y: Any, ctx: FunctionCtx, args: Any, edge: Any) -> Any:
+def _output(y: Any, ctx: FunctionCtx, args: Any, node: list[Any], k: int, several: int) -> Any:
+    """Output k, on the tape; what is not a tensor of its own (an argument, a view) gets an alias."""
     if not isinstance(y, Tensor) or id(y) in ctx._constant or y.dtype.kind != "f":
         return y
-    fresh = y if y.node is None and not any(y is a for a in args) and type(y) is Tensor else Tensor(y.storage, y.sig)
-    for k, (x, version) in enumerate(ctx._saved):
-        if x is y and fresh is y:  # saving an output: keep its values, not the tensor, so that no cycle forms
-            ctx._saved = (*ctx._saved[:k], (detached(y), version), *ctx._saved[k + 1 :])
-    fresh.node = edge
-    return fresh
+    if y.node is not None or type(y) is not Tensor or any(y is a for a in args):
+        y = detached(y)
+    elif any(x is y for x, _ in ctx._saved):
+        kept = _Result(k, len(node), y, several)
+        ctx._saved = tuple((kept if x is y else x, version) for x, version in ctx._saved)
+        node[1].results[k] = kept.slot
+        node.append(y.storage)
+    y.node = (node, k) if several else node
+    return y
 
 
-def _runner(cls: Any, ctx: FunctionCtx, count: int, several: int) -> Any:
+def _runner(cls: Any, ctx: FunctionCtx, specs: list[Any], several: int) -> Any:
+    count = len(specs)
+
     def run(node: list[Any], g: Any) -> Any:
-        grads = cls.backward(ctx, *g) if several else cls.backward(ctx, g)
+        ctx._node = node
+        try:
+            grads = cls.backward(ctx, *g) if several else cls.backward(ctx, g)
+        finally:
+            ctx._node = None
         grads = grads if isinstance(grads, tuple) else (grads,)
-        if len(grads) < count and all(x is None for x in node[tape.EDGES + len(grads) : tape.EDGES + count]):
+        edges = node[tape.EDGES : tape.EDGES + count]
+        if len(grads) < count and all(e is None for e in edges[len(grads) :]):
             grads += (None,) * (count - len(grads))
         if len(grads) != count:
             raise AutogradError(f"{cls.__name__}.backward: {count} gradients expected, one per argument of forward: {len(grads)} returned")
-        return grads
+        return [None if e is None or g is None else _checked(cls, k, g, spec) for k, (g, e, spec) in enumerate(zip(grads, edges, specs, strict=True))]
 
     return run
+
+
+def _checked(cls: Any, k: int, g: Any, spec: Spec) -> Any:
+    """A gradient that a user function returned for argument k: of its shape, in its dtype."""
+    if not isinstance(g, Tensor) or g.shape != spec.shape:
+        given = f"one of shape {g.shape}" if isinstance(g, Tensor) else type(g).__name__
+        raise AutogradError(f"{cls.__name__}.backward: gradient {k} must be a tensor of shape {spec.shape}: {given} was returned")
+    return g if g.dtype is spec.dtype else CATALOGUE["cast"](g, spec.dtype)
 
 
 def custom_vjp(forward: Callable[..., Any]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from treadle import tape, tree
-from treadle._tensor import Tensor
+from treadle._tensor import Tensor, is_leaf_node
 from treadle.api.convert import detach
 from treadle.autograd.backward import grad_of
 from treadle.autograd.grad_mode import enable_grad, is_grad_enabled
@@ -57,26 +57,43 @@ def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        outer = is_grad_enabled() and _leads_outside(args, kwargs)
+        recording = is_grad_enabled()
         with enable_grad():
             given, variables, plan = _variables(args, argnums)
             out = f(*given, **kwargs)
             y, aux = out if has_aux else (out, None)
             if not isinstance(y, Tensor) or y.sig.size != 1:
                 raise AutogradError("grad: the function must return a scalar tensor; use vjp or jacobian for others")
-            if y.node is None:
-                grads = [v.new_zeros(v.shape) for v in variables]
-            else:
-                found = grad_of((y,), variables, (None,), retain_graph=True, create_graph=outer, allow_unused=True)
-                grads = [v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)]
+            outer = recording and _leads_outside([y], variables)
+            found: list[Any] = [None] * len(variables)
+            if y.node is not None:
+                found = grad_of((y,), variables, (None,), retain_graph=outer, create_graph=outer, allow_unused=True)
+            grads = [v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)]
         value = (y, aux) if has_aux else y
-        return value, _shaped(grads, plan)
+        return value if outer else tree.map(_plain, value), _shaped(grads, plan)
 
     return run
 
 
-def _leads_outside(args: Any, kwargs: Any) -> bool:
-    return any(isinstance(x, Tensor) and x.node is not None for x in tree.leaves((list(args), kwargs)))
+def _leads_outside(ys: list[Any], variables: list[Tensor]) -> bool:
+    """Whether the tape behind ys has leaves other than our variables: somebody may want to differentiate further."""
+    own = {id(v.node[2]) for v in variables if is_leaf_node(v.node)}
+    stack = [y.node for y in ys if isinstance(y, Tensor) and y.node is not None]
+    seen: set[int] = set()
+    while stack:
+        edge = stack.pop()
+        n = edge[0] if edge.__class__ is tuple else edge
+        if n[0] == 0:
+            if id(n[2]) not in own:
+                return True
+        elif n[0] not in seen:
+            seen.add(n[0])
+            stack += [e for e in n[tape.EDGES : tape.EDGES + n[1].count] if e is not None]
+    return False
+
+
+def _plain(x: Any) -> Any:
+    return detach(x) if isinstance(x, Tensor) and x.node is not None else x
 
 
 def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -103,22 +120,25 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
     >>> pull(td.ones(2))[0].tolist()
     [2.0, 4.0]
     """
+    recording = is_grad_enabled()
     with enable_grad():
         given, variables, plan = _variables(primals, tuple(range(len(primals))))
         out = f(*given)
     leaves, structure = tree.flatten(out)
+    outer = recording and _leads_outside(leaves, variables)
 
     def pull(cotangents: Any) -> tuple[Any, ...]:
         gs, same = tree.flatten(cotangents)
         if same != structure:
             raise ArgumentError(f"vjp: the cotangent has structure {same!r}, the output {structure!r}")
         pairs = [(y, g) for y, g in zip(leaves, gs, strict=True) if isinstance(y, Tensor) and y.node is not None]
-        with enable_grad():
-            found = grad_of([y for y, _ in pairs], variables, [g for _, g in pairs], True, True, True) if pairs else [None] * len(variables)
-            grads = [v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)]
-        return _shaped(grads, plan)
+        further = outer or any(isinstance(g, Tensor) and g.node is not None for _, g in pairs)
+        found: list[Any] = [None] * len(variables)
+        if pairs:
+            found = grad_of([y for y, _ in pairs], variables, [g for _, g in pairs], True, further, True)
+        return _shaped([v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)], plan)  # type: ignore[no-any-return]
 
-    return tree.map(lambda y: detach(y) if isinstance(y, Tensor) and not _leads_outside(primals, {}) else y, out), pull
+    return out if outer else tree.map(_plain, out), pull
 
 
 def autograd_grad(

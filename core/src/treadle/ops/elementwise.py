@@ -208,11 +208,12 @@ gelu_grad: Op = elementwise("gelu_grad", "g x", "g * (0.5 * (1 + erf(x * 0.70710
                         decompose=lambda g, x: g * (0.5 * (erf(x * SQRT_HALF) + 1.0) + x * (exp(x * x * -0.5) * RSQRT_2PI)), **GRADIENT)
 gelu: Op = unary("gelu", "0.5 * x * (1 + erf(x * 0.70710678118654752))", lambda x: 0.5 * x * (1 + _erf(x * SQRT_HALF)), {"x": lambda g, x: gelu_grad(g, x)},
              decompose=lambda x: 0.5 * x * (erf(x * SQRT_HALF) + 1.0), **COMPOSITE | {"num": MIXED})
-_TANH_ARG = "tanh(0.79788456080286536 * (x + 0.044715 * x * x * x))"
-gelu_tanh_grad: Op = elementwise("gelu_tanh_grad", "g x", f"g * (0.5 * (1 + {_TANH_ARG}) + 0.5 * x * (1 - {_TANH_ARG} * {_TANH_ARG}) * (0.79788456080286536 + 0.10703222440890037 * x * x))",
-                             None, decompose=_gelu_tanh_grad, **GRADIENT)
-gelu_tanh: Op = unary("gelu_tanh", f"0.5 * x * (1 + {_TANH_ARG})", lambda x: 0.5 * x * (1 + np.tanh(GELU_K * (x + 0.044715 * x**3))), {"x": lambda g, x: gelu_tanh_grad(g, x)},
-                  decompose=lambda x: 0.5 * x * (_gelu_inner(x) + 1.0), **COMPOSITE | {"num": MIXED})
+# 0.5 * (1 + tanh(u)) is sigmoid(2u): one exponential, and nothing cancels.
+_S = "(1 / (1 + exp(-1.5957691216057308 * (x + 0.044715 * x * x * x))))"
+gelu_tanh_grad: Op = elementwise("gelu_tanh_grad", "g x", f"g * ({_S} + x * {_S} * (1 - {_S}) * (1.5957691216057308 + 0.21406444881780074 * x * x))",
+                                 None, decompose=_gelu_tanh_grad, **GRADIENT)
+gelu_tanh: Op = unary("gelu_tanh", "x / (1 + exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))", lambda x: 0.5 * x * (1 + np.tanh(GELU_K * (x + 0.044715 * x**3))),
+                      {"x": lambda g, x: gelu_tanh_grad(g, x)}, decompose=lambda x: 0.5 * x * (_gelu_inner(x) + 1.0), **COMPOSITE | {"num": MIXED})
 softplus: Op = unary("softplus", "select(x > 20, x, log1p(exp(min(x, 20))))", lambda x: np.where(x > 20, x, np.logaddexp(x, 0)), {"x": lambda g, x: g * sigmoid(x)},
                  decompose=lambda x: where(20.0 < x, x, log1p(exp(minimum(x, 20.0)))), **COMPOSITE | {"num": MIXED})
 reciprocal: Op = unary("reciprocal", "1 / x", lambda x: 1 / x, {"x": lambda g, y: -g * (y * y)}, decompose=lambda x: 1.0 / x, **COMPOSITE | {"num": EXACT})

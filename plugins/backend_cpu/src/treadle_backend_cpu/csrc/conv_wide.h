@@ -161,19 +161,6 @@ static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile
     }
 }
 
-/* Starts fetching the lines of the output that the tile will write: computing it takes as long as that. */
-static void fetch_output(const wide_plan *p, const wide_unit *u, int64_t image, tile_place at, int64_t block)
-{
-    const correlation *c = p->c;
-    const int64_t channel = u->group * c->out_channels + block * WIDE, lanes = TD_MIN(c->out_channels - block * WIDE, WIDE);
-    const real *first = c->y + image * c->y_image + channel * c->y_channel + at.line * c->y_row + at.start * c->y_col;
-    const real *last = first + (at.count - 1) * c->y_col;
-    for (int64_t l = 0; l < lanes; l++, first += c->y_channel, last += c->y_channel) {
-        __builtin_prefetch(first, 1);
-        __builtin_prefetch(last, 1);
-    }
-}
-
 /* ---- a unit ---- */
 
 static void sum_block(const wide_plan *p, const wide_unit *u, int64_t block, int64_t first, tile_sum s, real *sums)
@@ -189,7 +176,6 @@ static void sum_block(const wide_plan *p, const wide_unit *u, int64_t block, int
         for (int64_t t = u->tile0; t < u->tile0 + u->tiles; t++) {
             const tile_place at = place_of(p, t);
             const real *x = tile_input(p, u, n, t, at, first, &s);
-            if (last && p->source == PADDED) fetch_output(p, u, n, at, block);
             wide_tiles[vectors - 1][at.count - 1](&s, x, w, sums, first == 0);
             if (last) put_tile(p, u, p->source == GATHERED ? 0 : n, at, block, sums);
             if (u->kept) sums += p->tile_pixels * WIDE;

@@ -1,17 +1,19 @@
-/* One product in the calling thread: cuts k into blocks, packs what must be packed, runs the micro-kernels, finishes their sums.
- * Included after T is defined. */
+/* One product in the calling thread: cuts k into blocks, packs what must be packed, runs the micro-
+ * kernels, finishes their sums. Included after T is defined. */
 #ifndef TREADLE_GEMM_BLOCK_H
 #define TREADLE_GEMM_BLOCK_H
 #include "gemm.h"
 #include "gemm_dot.h"
 #include "gemm_pack.h"
 
-/* GROUP row blocks of A, MR x KC each, meet one panel of B, KC x NR, before the next panel comes: so the panel is read from L2 once
- * per group and the row blocks once per panel. KC x NC of B stay in L2. */
+/* GROUP row blocks of A, MR x KC each, meet one panel of B, KC x NR, before the next panel comes:
+ * so the panel is read from L2 once per group and the row blocks once per panel. KC x NC of B stay
+ * in L2. */
 enum { KC = TD_VEC == 64 ? 512 : 256, NC = 512, GROUP = TD_VEC == 64 ? 4 : 16 };
 
-/* Steps of k per block where a B of another type is converted for few rows: the copy should not leave the nearest caches. Inner
- * products have no use for blocks, except that a block is what is fetched at a time. */
+/* Steps of k per block where a B of another type is converted for few rows: the copy should not
+ * leave the nearest caches. Inner products have no use for blocks, except that a block is what is
+ * fetched at a time. */
 enum { KC_FEW_ROWS = 64, KC_DOTS = 2048 };
 
 typedef struct {
@@ -45,7 +47,8 @@ typedef struct {
     int64_t b_j;                /* the column of C that goes with the first panel */
 } stage;
 
-/* Finishes n sums that belong at (i, j): scale, add to C, add bias, activate. Each step rounds by itself, as in a full tile. */
+/* Finishes n sums that belong at (i, j): scale, add to C, add bias, activate. Each step rounds by
+ * itself, as in a full tile. */
 static void finish_row(const stage *s, T *sums, int64_t i, int64_t j, int64_t n)
 {
     const product *p = s->p;
@@ -79,7 +82,8 @@ static tile_fn tile_for(int64_t rows, int width)
 /* The columns of one tile: `skip` of them, at its left, have been computed already. */
 typedef struct { int64_t j; int width, skip; } panel;
 
-/* The panel that begins at column j. At the right edge of a B read in place it is moved left, so as not to read past the end. */
+/* The panel that begins at column j. At the right edge of a B read in place it is moved left, so as
+ * not to read past the end. */
 static panel panel_at(const stage *s, int64_t m, int64_t j, int64_t end)
 {
     const int64_t left = end - j;
@@ -113,7 +117,8 @@ static void run_tile(const stage *s, tile *t, int64_t i, int64_t rows, panel q, 
     finish(s, sums + q.skip, t->c_row, &r);
 }
 
-/* Points the tile's prefetching at a part of the row block that begins at row i: one row, or every fourth step of k. */
+/* Points the tile's prefetching at a part of the row block that begins at row i: one row, or every
+ * fourth step of k. */
 static void look_ahead(const stage *s, tile *t, int64_t i, int64_t part)
 {
     const operand *a = &s->p->a;
@@ -124,7 +129,8 @@ static void look_ahead(const stage *s, tile *t, int64_t i, int64_t part)
     t->ahead_step = 4 * a->minor * a->size;
 }
 
-/* All tiles of a region for one block of k. a_copy: room for GROUP packed row blocks, or NULL to read A in place. */
+/* All tiles of a region for one block of k. a_copy: room for GROUP packed row blocks, or NULL to
+ * read A in place. */
 static void run_tiles(const stage *s, const region *r, T *a_copy)
 {
     const product *p = s->p;
@@ -156,8 +162,9 @@ static void run_tiles(const stage *s, const region *r, T *a_copy)
 /* Room for copies of parts of A and B. */
 typedef struct { T *all, *a, *b, *fetched; } buffers;
 
-/* The same by inner products, for at most 2 * DOT_ROWS rows. room->a: a copy of the rows, s->k + PACKED_A_PAD apart, or NULL to read A in
- * place; room->fetched: for DOT_COLUMNS columns of B if they must be fetched. */
+/* The same by inner products, for at most 2 * DOT_ROWS rows. room->a: a copy of the rows, s->k +
+ * PACKED_A_PAD apart, or NULL to read A in place; room->fetched: for DOT_COLUMNS columns of B if
+ * they must be fetched. */
 static void run_dots(const stage *s, const region *r, const buffers *room)
 {
     const product *p = s->p;

@@ -1,5 +1,6 @@
-/* The micro-kernel for few rows of A and a B that is contiguous along k: inner products, with vectors along k.
- * Transposing B for the other micro-kernel would cost more than the product itself. Included after gemm_tile.h, with the same T. */
+/* The micro-kernel for few rows of A and a B that is contiguous along k: inner products, with
+ * vectors along k. Transposing B for the other micro-kernel would cost more than the product
+ * itself. Included after gemm_tile.h, with the same T. */
 #ifndef TREADLE_GEMM_DOT_H
 #define TREADLE_GEMM_DOT_H
 #include "gemm_tile.h"
@@ -16,7 +17,8 @@ typedef struct {
 } dot;
 typedef void (*dot_fn)(const dot *d);
 
-/* Lanes 0, 2, 4... of a next to those of b, added to lanes 1, 3, 5...: sums of two vectors in one, half as many lanes each. */
+/* Lanes 0, 2, 4... of a next to those of b, added to lanes 1, 3, 5...: sums of two vectors in one,
+ * half as many lanes each. */
 TD_INLINE vec add_pairs(vec a, vec b)
 {
     const lanes even = (numbered() & ~1) + (numbered() & 1) * VL;

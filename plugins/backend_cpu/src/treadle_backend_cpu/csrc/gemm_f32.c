@@ -1,4 +1,5 @@
-/* The float32 product, also of float16 and bfloat16 operands: these become float32 when they are fetched, results are rounded once. */
+/* The float32 product, also of float16 and bfloat16 operands: these become float32 when they are
+ * fetched, results are rounded once. */
 #define T float
 #include "gemm_plan.h"
 #include "matmul.h"

@@ -1,8 +1,10 @@
-/* Copies of operand blocks in the order the micro-kernel reads them. Included after gemm_tile.h, with the same T.
+/* Copies of operand blocks in the order the micro-kernel reads them. Included after gemm_tile.h,
+ * with the same T.
  *
- * B goes into panels of NR columns, [columns / NR][k][NR], the last vector filled up with zeros. A is copied only when reading it in place
- * would be slow; a row block keeps rows or columns contiguous, whichever the source has. A source of another type, or with no unit
- * stride, is first fetched row by row. */
+ * B goes into panels of NR columns, [columns / NR][k][NR], the last vector filled up with zeros. A
+ * is copied only when reading it in place would be slow; a row block keeps rows or columns
+ * contiguous, whichever the source has. A source of another type, or with no unit stride, is first
+ * fetched row by row. */
 #ifndef TREADLE_GEMM_PACK_H
 #define TREADLE_GEMM_PACK_H
 #include <string.h>
@@ -79,7 +81,8 @@ static void copy_transposed(T *dst, int64_t dst_row, const T *src, int64_t src_r
         for (int64_t j = i < m0 ? n0 : 0; j < n; j++) dst[j * dst_row + i] = src[i * src_row + j];
 }
 
-/* From one panel to the next: one row more than it holds, or rows written side by side could all share one set of the L1 cache. */
+/* From one panel to the next: one row more than it holds, or rows written side by side could all
+ * share one set of the L1 cache. */
 TD_INLINE int64_t panel_pitch(int64_t k) { return (k + 1) * NR; }
 
 /* One row of k: n columns spread over panels that are `panel` elements apart. */
@@ -96,7 +99,8 @@ TD_INLINE void pack_row(T *dst, const T *src, int64_t n, int64_t panel)
 
 static int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
 
-/* Whether the axis of stride `one` is the one to walk along in memory, rather than that of stride `other`. */
+/* Whether the axis of stride `one` is the one to walk along in memory, rather than that of stride
+ * `other`. */
 static int along(int64_t one, int64_t other) { return one == 1 || (other != 1 && magnitude(one) < magnitude(other)); }
 
 static operand operand_of(const T *data, int64_t major, int64_t minor)
@@ -104,7 +108,8 @@ static operand operand_of(const T *data, int64_t major, int64_t minor)
     return (operand){data, major, minor, sizeof(T), major == 1 || minor == 1 ? NULL : fetch_strided};
 }
 
-/* Rows k0.. and columns j0.. of B into panels; rows_of_b holds max(n, VL * k) elements and is used only when B must be fetched. */
+/* Rows k0.. and columns j0.. of B into panels; rows_of_b holds max(n, VL * k) elements and is used
+ * only when B must be fetched. */
 static void pack_b(const operand *b, int64_t k0, int64_t k, int64_t j0, int64_t n, T *dst, T *fetched)
 {
     int64_t at = k0 * b->major + j0 * b->minor;
@@ -148,8 +153,8 @@ static void copy_rows(const operand *a, int64_t i0, int64_t rows, int64_t k0, in
     }
 }
 
-/* A row block of A; returns through row and column the strides of the copy. Rows k + VL apart never all fall into one set of the
- * L1 cache, as rows 4 KiB apart do. */
+/* A row block of A; returns through row and column the strides of the copy. Rows k + VL apart never
+ * all fall into one set of the L1 cache, as rows 4 KiB apart do. */
 enum { PACKED_A_PAD = VL };
 static void pack_a(const operand *a, int64_t i0, int64_t rows, int64_t k0, int64_t k, T *dst, int64_t *row, int64_t *column)
 {

@@ -1,7 +1,8 @@
-/* How a product is done: which way round, by which micro-kernel, in which parts. Included after T is defined.
+/* How a product is done: which way round, by which micro-kernel, in which parts. Included after T
+ * is defined.
  *
- * What may change the bits of a result (orientation, micro-kernel, cuts of k) depends on sizes and strides only. The number of threads
- * decides nothing but how C is cut into regions. */
+ * What may change the bits of a result (orientation, micro-kernel, cuts of k) depends on sizes and
+ * strides only. The number of threads decides nothing but how C is cut into regions. */
 #ifndef TREADLE_GEMM_PLAN_H
 #define TREADLE_GEMM_PLAN_H
 #include "gemm_block.h"
@@ -29,35 +30,47 @@ typedef struct {
 /* Estimated cycles of an m x n part of C. Only ratios matter: they choose between ways to do it. */
 static double cycles(const product *p, int64_t m, int64_t n)
 {
-    const double k = (double)p->k, area = (double)m * (double)n, b = k * (double)n, per_vector = TD_VEC == 32 ? 0.5 : 1;
-    const double a_copy = p->pack_a ? (double)m * k * (double)((n + NC - 1) / NC) * 0.4 : 0;
-    const double b_read = b * sizeof(T) > 1 << 20 ? 0.3 : 0.1;      /* L3 or L2 */
+    const double k = (double)p->k, area = (double)m * (double)n, b = k * (double)n;
+    const double per_vector = TD_VEC == 32 ? 0.5 : 1, far = b * sizeof(T) > 1 << 20;   /* B is in L3 */
+    const double a_copy = p->pack_a ? (double)m * k * (double)((n + NC - 1) / NC) * 0.25 : 0;
     if (p->by_dots) {
-        const double groups = (double)((m + DOT_ROWS - 1) / DOT_ROWS), fetch = p->b.fetch ? 0.3 : 0;
-        return area * (k / VL * per_vector + 5.5) + b * (groups / VL + fetch) + a_copy;
+        const double groups = (double)((m + DOT_ROWS - 1) / DOT_ROWS);
+        const double products = area * (k / VL * per_vector + 5.5);
+        return products + b * (groups / VL + (p->b.fetch ? 0.3 : 0)) + a_copy;
     }
     const double vectors = (double)((n + VL - 1) / VL) * (n <= VL ? 1.15 : 1);
-    const double b_copy = !p->pack_b ? b_read : b_read + (p->b.fetch || along(p->b.minor, p->b.major) ? 1 : 0.4);
+    const double transposed = !along(p->b.minor, p->b.major) && !p->b.fetch && !far;
+    const double b_read = (far ? 0.3 : 0.1) + (!p->pack_b ? 0 : transposed ? 0.4 : 1);
     const double finish = (double)k_blocks(p) * 0.1 + (p->c_col == 1 ? 0 : 0.6);
-    return k * (double)m * vectors * per_vector + b * b_copy + area * finish + a_copy;
+    return k * (double)m * vectors * per_vector + b * b_read + area * finish + a_copy;
 }
 
 /* Rows a multiple of 4 KiB apart all fall into one set of the L1 cache, and into few of L2. */
 static int collides(int64_t stride) { return stride * (int64_t)sizeof(T) % 4096 == 0; }
 
+/* Whether reading A in place would be slow. Tall tiles read each line of a transposed A whole, so
+ * it may come from L2. */
+static int a_collides(const product *p)
+{
+    if (p->m <= 4 || p->n < NR) return 0;
+    if (p->a.minor == 1) return collides(p->a.major);
+    return TD_VEC < 64 && collides(p->a.minor) && p->n >= 4 * NR;
+}
+
 /* The copies that a way cannot do without, or not in any of its parts; and the blocks of k. */
 static void choose_copies(product *p)
 {
     p->kc = p->by_dots ? KC_DOTS : p->b.fetch && p->m <= MR ? KC_FEW_ROWS : KC;
-    const int rows_collide = p->a.minor == 1 && collides(p->a.major) && p->m > 4 && p->n >= NR;
-    p->pack_a = p->a.fetch || (p->by_dots && p->a.minor != 1) || rows_collide;
+    p->pack_a = p->a.fetch || (p->by_dots && p->a.minor != 1) || a_collides(p);
     p->pack_b = !p->by_dots && (p->b.fetch || p->b.minor != 1 || p->n < VL);
 }
 
-/* A B much larger than L2, in rows that collide there, is worth a copy to parts with many rows. */
+/* A large B whose rows collide is worth a copy to parts with many rows; sooner where a panel of it
+ * should stay in L1. */
 static int pays_to_pack_b(const product *p, int64_t rows)
 {
-    return !p->by_dots && rows >= 384 && collides(p->b.major) && p->k * p->n * (int64_t)sizeof(T) > 2 << 20;
+    const int64_t least_rows = TD_VEC == 64 ? 384 : 64, least_bytes = TD_VEC == 64 ? 2 << 20 : 256 << 10;
+    return !p->by_dots && rows >= least_rows && collides(p->b.major) && p->k * p->n * (int64_t)sizeof(T) > least_bytes;
 }
 
 /* C' = B' A': the same numbers with rows and columns exchanged. */
@@ -212,10 +225,12 @@ typedef struct {
 /* Below this many cycles (about 10 us) waking another thread does not pay. */
 static const double TOO_SMALL = 40e3;
 
-/* Two threads that write to the same rows of C take lines from each other, ahead of their need: cycles per row and block of k. */
+/* Two threads that write to the same rows of C take lines from each other, ahead of their need:
+ * cycles per row and block of k. */
 static const double ROW_SHARED = 4000;
 
-/* Estimated time until `bands` bands of m rows, each cut into `columns` parts, are done: nobody idles but at the end. */
+/* Estimated time until `bands` bands of m rows, each cut into `columns` parts, are done: nobody
+ * idles but at the end. */
 static double makespan(const product *p, int64_t bands, int64_t columns, int64_t m, int threads)
 {
     const int64_t panels = (p->n + NR - 1) / NR, wide = panels % columns, n = panels / columns * NR;
@@ -225,8 +240,9 @@ static double makespan(const product *p, int64_t bands, int64_t columns, int64_t
     return TD_MAX(all / threads, large) + large * (bands * columns % threads ? 0.5 : 0.04);
 }
 
-/* One to four tasks per thread: cores are not equally fast, but every part copies what it must of B. (One copy for all would cost
- * more: a line that another core has just written comes slower than sixteen elements can be copied.) */
+/* One to four tasks per thread: cores are not equally fast, but every part copies what it must of
+ * B. (One copy for all would cost more: a line that another core has just written comes slower than
+ * sixteen elements can be copied.) */
 static cut cut_up(const job *j, int threads)
 {
     const product *p = &j->p;
@@ -257,7 +273,8 @@ static region part_of(const cut *c, int64_t t)
     return (region){i, p->m * (x + 1) / c->rows - i, j, end - j};
 }
 
-/* Whether sums go to C as they come; a C of another type or with rows and columns exchanged is written once, from dense sums. */
+/* Whether sums go to C as they come; a C of another type or with rows and columns exchanged is
+ * written once, from dense sums. */
 static int direct(const job *j) { return !j->store && j->p.c_col == 1; }
 
 static int run_part(const job *j, int64_t t, const region *r, const buffers *room)

@@ -1,8 +1,11 @@
-/* The micro-kernel of every floating-point product: a tile of C held in registers over the whole of k.
+/* The micro-kernel of every floating-point product: a tile of C held in registers over the whole of
+ * k.
  *
- * Included by one C file per element type, which defines T first. A tile is `rows` x `width` vectors; per step of k it broadcasts
- * one element of A per row and multiplies it with the same `width` vectors of B, so A may have any two strides and only B must be
- * contiguous along n. Every element of C sees the same chain of multiply-adds in any tile, hence equal bits however C is cut up. */
+ * Included by one C file per element type, which defines T first. A tile is `rows` x `width`
+ * vectors; per step of k it broadcasts one element of A per row and multiplies it with the same
+ * `width` vectors of B, so A may have any two strides and only B must be contiguous along n. Every
+ * element of C sees the same chain of multiply-adds in any tile, hence equal bits however C is cut
+ * up. */
 #ifndef TREADLE_GEMM_TILE_H
 #define TREADLE_GEMM_TILE_H
 #include "treadle_cpu.h"
@@ -13,11 +16,13 @@ typedef __typeof__(__builtin_choose_expr(sizeof(T) == 4, (int32_t)0, (int64_t)0)
 typedef lane lanes __attribute__((vector_size(TD_VEC)));    /* integers as wide as T: masks and lane numbers */
 enum { VL = TD_VEC / sizeof(T) };
 
-/* The number of each lane. The compiler folds arithmetic on it into constants, which it does not where lanes are set one by one. */
+/* The number of each lane. The compiler folds arithmetic on it into constants, which it does not
+ * where lanes are set one by one. */
 static const lane lane_numbers[16] __attribute__((aligned(64))) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 TD_INLINE lanes numbered(void) { return *(const lanes *)lane_numbers; }
 
-/* Rows of a full tile, two vectors wide: 28, 12 or 8 accumulators, what 32 or 16 vector registers leave room for. */
+/* Rows of a full tile, two vectors wide: 28, 12 or 8 accumulators, what 32 or 16 vector registers
+ * leave room for. */
 enum { MR = TD_VEC == 64 ? 14 : TD_VEC == 32 ? 6 : 4, NR = 2 * VL, TILE_MAX = MR > 4 ? MR * NR : 8 * VL };
 
 typedef struct {
@@ -37,8 +42,8 @@ typedef void (*tile_fn)(const tile *t);
 #define UNROLL(n) _Pragma(UNROLL_TEXT(GCC unroll n))
 #define UNROLL_TEXT(n) #n
 
-/* Keeps the compiler from treating the zeroed accumulators as one constant and from letting an accumulator change its register in the
- * loop: both would cost registers and moves. */
+/* Keeps the compiler from treating the zeroed accumulators as one constant and from letting an
+ * accumulator change its register in the loop: both would cost registers and moves. */
 #if defined(__AVX512F__)
 #define IN_REGISTER(x) __asm__("" : "+v"(x))
 #elif defined(__x86_64__)
@@ -47,7 +52,8 @@ typedef void (*tile_fn)(const tile *t);
 #define IN_REGISTER(x) (void)0
 #endif
 
-/* Where A is read in one step of k: every fifth row has a pointer, so that the rows between are one index register away. */
+/* Where A is read in one step of k: every fifth row has a pointer, so that the rows between are one
+ * index register away. */
 enum { POINTERS = (MR + 4) / 5 };
 typedef struct {
     const char *row[POINTERS];
@@ -141,7 +147,8 @@ TILES(5) TILES(6)
 TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12) TILES(13) TILES(14)
 #endif
 
-/* tiles[width - 1][rows]; one or two rows have wider tiles too, or too few multiply-adds would be in flight. */
+/* tiles[width - 1][rows]; one or two rows have wider tiles too, or too few multiply-adds would be
+ * in flight. */
 static const tile_fn tiles[2][MR + 1] = {
 #define TILE_ROW(w)  {0, tile_1x##w, tile_2x##w, tile_3x##w, tile_4x##w, TILE_ROW_6(w) TILE_ROW_14(w)}
 #if TD_VEC >= 32

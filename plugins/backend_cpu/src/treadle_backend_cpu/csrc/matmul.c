@@ -1,7 +1,8 @@
 /* The kernels matmul_* and linear_*: products of matrices with any strides, alone or in batches.
  *
- * Plan: i = m, n, k, a_row, a_col, b_row, b_col, dims, then size[dims], a_batch[dims], b_batch[dims]; strides in elements.
- * Inputs a (batch, m, k), b (batch, k, n) and for linear_* bias (n) too; the output (batch, m, n) is dense. */
+ * Plan: i = m, n, k, a_row, a_col, b_row, b_col, dims, then size[dims], a_batch[dims],
+ * b_batch[dims]; strides in elements. Inputs a (batch, m, k), b (batch, k, n) and for linear_* bias
+ * (n) too; the output (batch, m, n) is dense. */
 #include <string.h>
 #include "matmul.h"
 
@@ -19,9 +20,11 @@ static td_matmul read_plan(const td_plan *p, char **io, int dtype)
     return x;
 }
 
-/* ---- integers: sums wrap, so unsigned arithmetic serves both signs; bool is "or" of "and"s ---- */
+/* ---- integers: sums wrap, so unsigned arithmetic serves both signs; bool is "or" of "and"s
+ * ---- */
 
-/* Rows and columns of C whose sums are held at a time; b_copy holds K_BLOCK rows of B of that width. */
+/* Rows and columns of C whose sums are held at a time; b_copy holds K_BLOCK rows of B of that
+ * width. */
 enum { COLUMNS = 256, K_BLOCK = 32, ROWS = 32 };
 
 static void offsets(const td_matmul *x, int64_t item, int64_t *a, int64_t *b)
