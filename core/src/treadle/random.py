@@ -1,5 +1,6 @@
 """Random tensors: the same bits on every device, because every draw is a function of (seed, call number, element index)."""
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from treadle.op import FN
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import get_default_device
 from treadle.shapes import integers, sizes
+
+
+_COUNTING = threading.Lock()  # no two draws may take the same call number
 
 
 class Generator:
@@ -48,8 +52,8 @@ class Generator:
 
     def set_state(self, state: Tensor) -> "Generator":
         """Continue from a state; ArgumentError if it is not four uint32."""
-        if state.shape != (4,) or state.dtype is not dtypes.uint32:
-            raise ArgumentError(f"set_state: four uint32 expected: {state.dtype.name}{list(state.shape)}")
+        if not isinstance(state, Tensor) or state.shape != (4,) or state.dtype is not dtypes.uint32:
+            raise ArgumentError(f"set_state: a tensor of four uint32 expected: {state!r}")
         words = [int(w) for w in state.tolist()]
         self._seed, self._calls = words[0] | words[1] << 32, words[2] | words[3] << 32
         return self
@@ -59,9 +63,10 @@ class Generator:
 
     def next_state(self, device: Device) -> Tensor:
         """Return the state of the next call on a device, and count the call."""
-        words = creation.from_array(self._words(), device)
-        self._calls = (self._calls + 1) % 2**64
-        return words
+        with _COUNTING:
+            words = self._words()
+            self._calls = (self._calls + 1) % 2**64
+        return creation.from_array(words, device)
 
 
 default_generator = Generator()
@@ -159,7 +164,7 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
     if size is None:
         low, high, size = 0, low, high
     shape, span = sizes("randint", size), int(high) - int(low)
-    if span <= 0 or span > 2**63:
+    if span <= 0 or low < -(2**63) or high > 2**63:
         raise ArgumentError(f"randint: low must be below high, and both fit int64: [{low}, {high})")
     kind = dtypes.int64 if dtype is None else dtypes.dtype(dtype)
     state = next_state(device, generator)

@@ -39,7 +39,8 @@ def product(a, b, bias=None, name="matmul"):
     operands = [a, b] + ([] if bias is None else [bias])
     ints = plan(a.shape, strides_of(a), b.shape, strides_of(b))
     nbytes = int(np.prod(shape)) * a.itemsize
-    run = native.bind(f"{name}_{SHORT[a.dtype]}", len(operands), (nbytes,), ints, (), b"\xff" * len(operands), 1000)
+    kernel = f"{name}_{SHORT[a.dtype]}"
+    run = native.bind(kernel, len(operands), (nbytes,), ints, (), b"\xff" * len(operands), 1000)
     return np.frombuffer(bytes(run(*map(storage_of, operands))), a.dtype).reshape(shape)
 
 
@@ -161,6 +162,45 @@ def test_linear_adds_the_bias(short, m, n, k):
     x, w, bias = (random(rng, shape, FLOATS[short]) for shape in ((m, k), (n, k), (n,)))
     for how in "nts":
         check(stored(x, how), stored(w, how).T, bias, "linear")
+
+
+# ---- gemm: all that a product may do to its result ----
+
+ACT, HAS_C, HAS_BIAS_N, HAS_BIAS_M = 1, 1, 2, 4
+
+
+def gemm(a, b, extra, act, alpha):
+    """act(alpha a @ b + the sum of the operands in extra, which maps bits of the plan to arrays)."""
+    ints = (a.shape[0], b.shape[1], a.shape[1], *strides_of(a), *strides_of(b), act, sum(extra))
+    operands = [a, b, *extra.values()]
+    nbytes = 4 * a.shape[0] * b.shape[1]
+    run = native.bind("gemm_f32", len(operands), (nbytes,), ints, (alpha,), b"\xff" * len(operands), 1000)
+    return np.frombuffer(bytes(run(*map(storage_of, operands))), np.float32).reshape(a.shape[0], b.shape[1])
+
+
+@pytest.mark.parametrize("m, n, k", [(1, 300, 70), (5, 10, 33), (64, 70, 1100), (130, 33, 5), (3, 4, 6000), (20, 30, 0)])
+@pytest.mark.parametrize("has", range(8))
+@pytest.mark.parametrize("act, alpha", [(0, 1.0), (ACT, -0.5)])
+def test_gemm_finishes_its_sums(m, n, k, has, act, alpha):
+    rng = np.random.default_rng(12)
+    shapes = {HAS_C: (m, n), HAS_BIAS_N: (n,), HAS_BIAS_M: (m,)}
+    extra = {bit: random(rng, shape, np.float32) for bit, shape in shapes.items() if has & bit}
+    wide = {bit: x.astype(np.float64) for bit, x in extra.items()}
+    wide = [x[:, None] if bit == HAS_BIAS_M else x for bit, x in wide.items()]
+    for a_how, b_how in itertools.product("nt", repeat=2):
+        a, b = stored(random(rng, (m, k), np.float32), a_how), stored(random(rng, (k, n), np.float32), b_how)
+        a64, b64 = a.astype(np.float64), b.astype(np.float64)
+        expected = alpha * (a64 @ b64) + sum(wide)
+        scale = abs(alpha) * (np.abs(a64) @ np.abs(b64)) + sum(map(np.abs, wide))
+        y = gemm(a, b, extra, act, alpha)
+        expected = np.maximum(expected, 0) if act else expected
+        assert (np.abs(y - expected) <= 4 * (max(k, 1) ** 0.5 + 2) * COMPUTE_EPS["f32"] * scale).all()
+
+
+def test_relu_keeps_nan():
+    a = np.float32([[1.0, np.nan], [-1.0, 0.0]])
+    y = gemm(a, np.eye(2, dtype=np.float32), {}, ACT, 1.0)
+    assert np.isnan(y[0]).all() and (y[1] == 0).all()
 
 
 # ---- values ----

@@ -26,7 +26,8 @@ def to(x: Tensor, *args: Any, device: Any = None, dtype: Any = None, copy: bool 
     >>> td.ones(2).to(td.int32).dtype
     treadle.int32
     """
-    for a in args:
+    flags = [a for a in args if isinstance(a, bool)]  # non_blocking and copy by position
+    for a in args[: len(args) - len(flags)]:
         if isinstance(a, Tensor):
             device, dtype = a.device, a.dtype
         elif isinstance(a, (dtypes.DType, type)) or (isinstance(a, str) and a in dtypes._BY_NAME):
@@ -39,7 +40,7 @@ def to(x: Tensor, *args: Any, device: Any = None, dtype: Any = None, copy: bool 
     y = x if kind is x.dtype else FN["cast"](x, kind)
     if device is not None and (place := Device(device)) is not x.device:
         y = _move(y, place)
-    return FN["copy"](y) if copy and y is x else y
+    return FN["copy"](y) if (copy or flags[1:] == [True]) and y is x else y
 
 
 def _move(x: Tensor, place: Device) -> Tensor:

@@ -409,7 +409,9 @@ def gather(x: Tensor, dim: int, index: Tensor) -> Tensor:
     return FN["take_along"](x, index, axis_of("gather", dim, x.ndim))
 
 
-take_along_dim = lambda x, indices, dim: gather(x, dim, indices)  # noqa: E731
+def take_along_dim(x: Tensor, indices: Tensor, dim: int) -> Tensor:
+    """Return the elements that an index tensor picks along a dimension."""
+    return gather(x, dim, indices)
 
 
 def scatter(x: Tensor, dim: int, index: Tensor, src: Any) -> Tensor:

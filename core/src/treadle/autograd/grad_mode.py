@@ -124,12 +124,12 @@ class inference_mode(_Mode):
         self.value = not mode and is_grad_enabled()
 
     def __enter__(self) -> Any:
-        self._inference = _INFERENCE.set(self.mode)
+        self._tokens.append(_INFERENCE.set(self.mode))
         return super().__enter__()
 
     def __exit__(self, *exc: object) -> None:
         super().__exit__(*exc)
-        _INFERENCE.reset(self._inference)
+        _INFERENCE.reset(self._tokens.pop())
 
     def again(self) -> Any:
         return inference_mode(self.mode)

@@ -69,7 +69,9 @@ def _grad_cases() -> list[Any]:
 
 
 attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=lambda q, k, mask=None, scale=1.0, causal=False: Spec((*q.shape[:3], 1), q.dtype),
-                          samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=CLASS)
+                          samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=CLASS,
+                          doc="Return the log-sum-exp of the attention scores of every query.")
 attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=lambda g, q, k, v, mask, y, lse, scale=1.0, causal=False: (q, k, v),
-                           samples=_grad_cases(), num=CLASS)
-attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS)
+                           samples=_grad_cases(), num=CLASS, doc="Return the gradients of attention for queries, keys and values.")
+attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS,
+                          doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.")

@@ -129,14 +129,16 @@ def _grad_samples(second: str) -> list[Any]:
 
 conv2d_input_grad: Op = composite("conv2d_input_grad", "g w -> gx", _conv_input_grad, spec=lambda g, w, input_size, **kw: Spec(tuple(input_size), g.dtype), samples=_grad_samples("w"),
     vjp={"g": lambda g_gx, w, stride, padding, dilation, groups: conv2d(g_gx, w, None, stride, padding, dilation, groups),
-         "w": lambda g_gx, g, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, g_gx, shape_w, stride, padding, dilation, groups)})
+         "w": lambda g_gx, g, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, g_gx, shape_w, stride, padding, dilation, groups)},
+         doc="Return the gradient of conv2d for its input.")
 conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weight_grad, spec=lambda g, x, weight_size, **kw: Spec(tuple(weight_size), g.dtype), samples=_grad_samples("x"),
     vjp={"g": lambda g_gw, x, stride, padding, dilation, groups: conv2d(x, g_gw, None, stride, padding, dilation, groups),
-         "x": lambda g_gw, g, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, g_gw, shape_x, stride, padding, dilation, groups)})
+         "x": lambda g_gw, g, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, g_gw, shape_x, stride, padding, dilation, groups)},
+         doc="Return the gradient of conv2d for its weight.")
 conv2d: Op = composite("conv2d", "x w b? -> y", _conv, spec=_conv_spec, reference=_conv_reference, samples=CONV, promote="dtype",
     vjp={"x": lambda g, w, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, w, shape_x, stride, padding, dilation, groups),
          "w": lambda g, x, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, x, shape_w, stride, padding, dilation, groups),
-         "b": lambda g: sum_(g, (0, 2, 3))})
+         "b": lambda g: sum_(g, (0, 2, 3))}, doc="Convolve (cross-correlate) images (N, C, H, W) with kernels (O, C/groups, kH, kW).")
 
 
 # ---- pooling -------------------------------------------------------------------------------------------------------
@@ -200,10 +202,13 @@ def _max_pool_grad_grad(g_gx: Any, indices: Any, shape_g: Any) -> Any:
 
 MAX_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)), s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True),
             s((1, 1, 9, 9), kernel_size=(2, 2), stride=(1, 2), dilation=(2, 3)), s((0, 2, 4, 4), kernel_size=(2, 2), stride=(2, 2))]
-max_pool2d_indices: Op = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec, samples=MAX_POOL, num=EXACT)
+max_pool2d_indices: Op = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec, samples=MAX_POOL, num=EXACT,
+                                   doc="Return where in its plane (row * width + column) each window's maximum lies.")
 max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, num=STEPWISE, spec=lambda g, indices, input_size: Spec(tuple(input_size), g.dtype),
-                            samples=[s((2, 3, 2, 2), Arg((2, 3, 2, 2), "int64", 0, 16), input_size=(2, 3, 4, 4))])
-max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"), spec=_pool_spec, samples=MAX_POOL, num=EXACT)
+                            samples=[s((2, 3, 2, 2), Arg((2, 3, 2, 2), "int64", 0, 16), input_size=(2, 3, 4, 4))],
+                            doc="Return the gradient of max_pool2d from the indices of its maxima.")
+max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"), spec=_pool_spec, samples=MAX_POOL, num=EXACT,
+                           doc="Return the maximum of every window; NaN wins, the first of equals.")
 
 
 def _counts(n: int, out: int, k: int, stride: int, padding: int, include: bool) -> list[int]:
@@ -248,6 +253,8 @@ AVG_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), 
             s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True), s((1, 2, 5, 5), kernel_size=(3, 2), stride=(1, 1), padding=(1, 1))]
 avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=Num("mixed", 4.0), spec=lambda g, input_size, **kw: Spec(tuple(input_size), g.dtype),
                             vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d(g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad)},
-                            samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape, **x.attrs) for x in AVG_POOL])
+                            samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape, **x.attrs) for x in AVG_POOL],
+                            doc="Return the gradient of avg_pool2d.")
 avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, num=Num("mixed", 4.0), samples=AVG_POOL,
-                       vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)})
+                       vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)},
+                       doc="Return the average of every window.")

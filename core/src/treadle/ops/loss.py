@@ -83,7 +83,10 @@ def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, igno
 
 CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1), s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
          s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2)]
-cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=lambda x: Spec(x.shape[:1], x.dtype), samples=[s((4, 5))], num=CLASS)
+cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=lambda x: Spec(x.shape[:1], x.dtype), samples=[s((4, 5))], num=CLASS,
+                                  doc="Return the log-sum-exp of every row of logits.")
 cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=lambda g, x, *rest, **kw: x, num=CLASS,
-                               samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,), **c.attrs) for c in CASES])
-cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES, num=CLASS)
+                               samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,), **c.attrs) for c in CASES],
+                               doc="Return the gradient of cross_entropy for its logits.")
+cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES, num=CLASS,
+                              doc="Return the cross-entropy of logits (N, C) and class indices (N,), with class weights, label smoothing and an index to ignore.")

@@ -60,11 +60,14 @@ def _ln_grad(g: Any, x: Any, w: Any, mean: Any, rstd: Any, ndim: int = 1) -> Any
 
 
 LN = [s((4, 5), (5,), (5,)), s((2, 3, 4), (4,), None), s((2, 3, 4), (3, 4), (3, 4), ndim=2), s((7,), None, None), s((0, 5), (5,), (5,)), s((3, 67), (67,), (67,), eps=1e-3)]
-layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec, samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=CLASS)
+layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec, samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=CLASS,
+                                 doc="Return mean and reciprocal standard deviation over the last axes.")
 layer_norm_grad: Op = composite("layer_norm_grad", "g x w? mean rstd -> gx gw gb", _ln_grad, num=CLASS,
                             spec=lambda g, x, w, mean, rstd, ndim=1: (x, Spec(x.shape[x.ndim - ndim :], x.dtype), Spec(x.shape[x.ndim - ndim :], x.dtype)),
-                            samples=[s((4, 5), (4, 5), (5,), (4, 1), t(4, 1, kind="positive")), s((2, 3, 4), (2, 3, 4), None, (2, 1, 1), t(2, 1, 1, kind="positive"), ndim=2)])
-layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad}, aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=CLASS)
+                            samples=[s((4, 5), (4, 5), (5,), (4, 1), t(4, 1, kind="positive")), s((2, 3, 4), (2, 3, 4), None, (2, 1, 1), t(2, 1, 1, kind="positive"), ndim=2)],
+                            doc="Return the gradients of layer_norm for its input, weight and bias.")
+layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad}, aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=CLASS,
+                           doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).")
 
 
 # ---- batch norm: over all axes but 1 ------------------------------------------------------------------------------------
@@ -139,8 +142,11 @@ def _bn_inference(x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps
 P = t(3, kind="positive")
 batch_norm_grad: Op = composite("batch_norm_grad", "g x w? mean var -> gx gw gb", _bn_grad, num=CLASS,
                             spec=lambda g, x, w, mean, var, eps=1e-5: (x, Spec((x.shape[1],), x.dtype), Spec((x.shape[1],), x.dtype)),
-                            samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)])
+                            samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)],
+                            doc="Return the gradients of batch_norm for its input, weight and bias.")
 batch_norm: Op = composite("batch_norm", "x w? b? -> y mean var", _bn, {"x w b": _bn_rule}, spec=_bn_spec, num=CLASS,
-                       samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None), s((8, 3, 7, 7), (3,), None, eps=1e-3)])
+                       samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None), s((8, 3, 7, 7), (3,), None, eps=1e-3)],
+                       doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).")
 batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference, spec=_bn_inference_spec, num=CLASS,
-                                 samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))])
+                                 samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))],
+                                 doc="Normalise over all axes but 1 with given statistics.")

@@ -62,7 +62,10 @@ def lists(name: str, signature: str, decompose: Any, **fields: Any) -> Op:
 
 
 sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,
-                 samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)])
+                 samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)],
+                 doc="One step of stochastic gradient descent over lists of parameters, with momentum and weight decay.")
 adam_step: Op = lists("adam_step", "params* grads* ms* vs* lr# step# -> params* ms* vs*", _adam,
-                  samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)])
-clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip, samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)])
+                  samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)],
+                  doc="One step of Adam (or, decoupled, AdamW) over lists of parameters.")
+clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip, samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)],
+                                doc="Scale tensors so that their common norm is at most max_norm; also that norm.")

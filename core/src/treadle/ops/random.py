@@ -159,12 +159,16 @@ def _dropout(x: Any, state: Any, p: float) -> Any:
 RANDOM: dict[str, Any] = {"num": EXACT, "dtypes": frozenset({uint32})}
 FLOAT_SAMPLES = [s(state(), shape=(4, 5), dtype=d) for d in (float32, float64, float16, bfloat16)] + [s(state(), shape=(), dtype=float32), s(state(), shape=(0, 3), dtype=float32), s(state(), shape=(333,), dtype=float32)]
 random_bits: Op = composite("random_bits", "state -> y", _bits, {}, spec=lambda state, shape: Spec(tuple(shape), uint32), reference=_bits_reference,
-                        samples=[s(state(), shape=(4, 5)), s(state(), shape=()), s(state(), shape=(0, 3)), s(state(), shape=(333,))], **RANDOM)
-random_uniform: Op = composite("random_uniform", "state -> y", _uniform, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM)
-random_normal: Op = composite("random_normal", "state -> y", _normal, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM)
+                        samples=[s(state(), shape=(4, 5)), s(state(), shape=()), s(state(), shape=(0, 3)), s(state(), shape=(333,))], **RANDOM,
+                        doc="Draw uniform uint32 words from a state of four uint32: seed and call number.")
+random_uniform: Op = composite("random_uniform", "state -> y", _uniform, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM,
+                               doc="Draw uniform numbers in [0, 1).")
+random_normal: Op = composite("random_normal", "state -> y", _normal, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM,
+                              doc="Draw standard normal numbers.")
 dropout: Op = composite("dropout", "x state -> y", _dropout, {"x": lambda g, state, p: dropout(g, state, p)}, spec=lambda x, state, p: x, num=EXACT,
                     samples=[s((4, 5), state(), p=0.5), s((333,), state(), p=0.1), s((), state(), p=0.0), s((0, 3), state(), p=0.5), s((7,), state(), p=1.0)],
                     doc="Set elements to zero with probability p and scale the others by 1/(1-p); the mask is drawn again in the gradient.")
 iota: Op = Op("iota", "start# step# -> y", tier="kernel", category="create", spec=lambda size, dtype: Spec((size,), dtype), num=EXACT, vjp={},
           reference=lambda start, step, size, dtype: (start + np.arange(size, dtype=np.float64 if dtype.kind == "f" else np.int64) * step).astype(dtype.np),
-          samples=[s(0, 1, size=7, dtype=float32), s(3, -2, size=5, dtype=int64), s(0.5, 0.25, size=9, dtype=float64), s(0, 1, size=0, dtype=int32)])
+          samples=[s(0, 1, size=7, dtype=float32), s(3, -2, size=5, dtype=int64), s(0.5, 0.25, size=9, dtype=float64), s(0, 1, size=0, dtype=int32)],
+          doc="Return start, start + step, ... (size of them).")

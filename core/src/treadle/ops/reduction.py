@@ -63,10 +63,13 @@ def _extremum(f: Any, zero_wins: Any) -> Any:
     return run
 
 
-sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC)
-prod: Op = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)}, dtypes=NUMERIC)
-max_: Op = reduction("max", _extremum(np.max, np.all), {"x": _extremum_grad}, num=EXACT, check=_not_empty)
-min_: Op = reduction("min", _extremum(np.min, np.any), {"x": _extremum_grad}, num=EXACT, check=_not_empty)
+sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC, doc="Add elements over axes; half types add up in float32.")
+prod: Op = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)}, dtypes=NUMERIC,
+                     doc="Multiply elements over axes.")
+max_: Op = reduction("max", _extremum(np.max, np.all), {"x": _extremum_grad}, num=EXACT, check=_not_empty,
+                     doc="Return the largest over axes; NaN wins, ties share the gradient.")
+min_: Op = reduction("min", _extremum(np.min, np.any), {"x": _extremum_grad}, num=EXACT, check=_not_empty,
+                     doc="Return the smallest over axes; NaN wins, ties share the gradient.")
 
 
 def sum_to(g: Any, shape: Shape) -> Any:
@@ -125,8 +128,10 @@ def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = Fals
     return _spec(x, axes, keepdims)
 
 
-mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), num=Num("mixed", 4.0), samples=reduction_samples()[:-2])
-var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=Num("mixed", 4.0), samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)])
+mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), num=Num("mixed", 4.0), samples=reduction_samples()[:-2],
+                     doc="Average over axes.")
+var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=Num("mixed", 4.0), samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
+                    doc="Return the variance over axes, divided by count - correction.")
 
 
 def _arg_spec(x: Spec, axis: int, keepdims: bool = False) -> Spec:
@@ -156,8 +161,10 @@ def _arg(reduce: Op) -> Any:
 
 
 ARG_SAMPLES = [s((4, 5), axis=0), s((4, 5), axis=1, keepdims=True), s((7,), axis=0), s((), axis=0), s((37, 65), axis=1), s((2, 3, 4), axis=1)]
-argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL))
-argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL))
+argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL),
+                       doc="Return the first index (int64) of the largest along an axis; NaN wins.")
+argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL),
+                       doc="Return the first index (int64) of the smallest along an axis; NaN wins.")
 
 
 def _cumsum(x: Any, axis: int) -> Any:
@@ -175,4 +182,5 @@ def _reversed(x: Any, axis: int) -> Any:
 
 
 cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC, num=Num("mixed", 4.0),
-                   reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)])
+                   reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)],
+                   doc="Return running sums along an axis.")

@@ -58,11 +58,15 @@ def _lse_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
     return y if keepdims else y.reshape(reduced(x.shape, axes, False))
 
 
-softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
-softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=RELATIVE)
-log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED)
+softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED,
+                             doc="Return the gradient of softmax from its result y.")
+softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=RELATIVE,
+                        doc="Return exp(x) / sum(exp(x)) along an axis, without overflow.")
+log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=lambda g, y, axis: g, samples=PAIR, num=MIXED,
+                                 doc="Return the gradient of log_softmax from its result y.")
 log_softmax: Op = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x, samples=AXIS, num=RELATIVE,
-                        reference=_log_softmax_reference)
+                        reference=_log_softmax_reference, doc="Return the logarithm of softmax along an axis.")
 logsumexp: Op = composite("logsumexp", "x -> y", _lse, {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
                       spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference, num=RELATIVE,
-                      samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)), s((3, 67), axes=(1,))])
+                      samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)), s((3, 67), axes=(1,))],
+                      doc="Return log(sum(exp(x))) over axes, without overflow.")

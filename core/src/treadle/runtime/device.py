@@ -1,14 +1,14 @@
 """Device: the value "name:index", the parser of such texts, and a context manager that sets the default."""
 
 import warnings
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from typing import Any
 
 from treadle.config import config
 from treadle.errors import DeviceError
 from treadle.runtime import plugins
 
-_CURRENT: ContextVar["device | None"] = ContextVar("treadle_device", default=None)
+_CURRENT: ContextVar[Any] = ContextVar("treadle_device", default=None)  # (device, what was before), so that threads may share a device
 _INTERNED: dict[tuple[str, int], "device"] = {}
 
 
@@ -25,23 +25,22 @@ class device:
     device('reference:0')
     """
 
-    __slots__ = ("_backend", "_tokens", "index", "type")
+    __slots__ = ("_backend", "index", "type")
     type: str
     index: int
     _backend: Any
     _tokens: list[Any]
 
-    def __new__(cls, name: "str | device", index: int | None = None) -> "device":
-        if isinstance(name, device):
-            return name
-        kind, number = _parse(name, index)
+    def __new__(cls, type: "str | device", index: int | None = None) -> "device":
+        if isinstance(type, device):
+            return type
+        kind, number = _parse(type, index)
         found = _INTERNED.get((kind, number))
         if found is None:
             plugins.require(kind)
             found = object.__new__(cls)
             found.type, found.index = kind, number
             found._backend = None
-            found._tokens = []
             _INTERNED[kind, number] = found
         return found
 
@@ -74,12 +73,11 @@ class device:
         return hash((self.type, self.index))
 
     def __enter__(self) -> "device":
-        self._tokens.append(_CURRENT.set(self))
+        _CURRENT.set((self, _CURRENT.get()))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        token: Token[device | None] = self._tokens.pop()
-        _CURRENT.reset(token)
+        _CURRENT.set(_CURRENT.get()[1])
 
 
 def _parse(name: object, index: int | None) -> tuple[str, int]:
@@ -114,7 +112,8 @@ def get_default_device() -> device:
     ...     td.get_default_device()
     device('reference:0')
     """
-    found = _CURRENT.get() or _Default.device
+    inside = _CURRENT.get()
+    found = inside[0] if inside else _Default.device
     if found is None:
         found = _Default.device = _choose()
     return found

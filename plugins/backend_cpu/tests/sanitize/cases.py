@@ -29,10 +29,10 @@ class Draft(NamedTuple):
     fills: dict[int, Indices] = {}
 
 
-def case(rnd, op, dtype):
-    """Return a random Case of an op whose element type is dtype, or None for one that is refused."""
+def case(rnd, op, dtype, given):
+    """Return a random Case of an op for an element type, or None; given attributes are not drawn."""
     draft = _draft(rnd, op, dtype)
-    attrs = {**op.attrs, **draft.attrs}
+    attrs = {**op.attrs, **draft.attrs, **given}
     specs = [Spec(x.shape, x.dtype) if isinstance(x, Sig) else x for x in draft.ins]
     try:
         outs = _outs(rnd, op, specs, attrs)
@@ -94,7 +94,8 @@ def _number_type(rnd, dtype):
 
 # ---- one tensor ----------------------------------------------------------------------------------
 def _axes(rnd, rank):
-    return tuple(k for k in range(rank) if rnd.random() < 0.5) or (rnd.randrange(rank),) * (rank > 0)
+    some = tuple(k for k in range(rank) if rnd.random() < 0.5)
+    return some or ((rnd.randrange(rank),) if rank else ())
 
 
 def _reduction(rnd, op, dtype):

@@ -85,7 +85,8 @@ def _edges(dtype):
     info = finfo(dtype)
     least = float(np.nextafter(dtype.np.type(0), dtype.np.type(1)))
     edges = [0.0, np.inf, info.max, info.tiny, least, info.tiny - least, 1.0, 1 + info.eps, 0.5, 1.5]
-    return np.array([np.nan, *edges, *(-e for e in edges), 20.0, -20.0, 88.0, -104.0, 1e9, 1e18], dtype.np)
+    with np.errstate(over="ignore"):
+        return np.array([np.nan, *edges, *(-e for e in edges), 20.0, -20.0, 88.0, -104.0, 1e9, 1e18]).astype(dtype.np)
 
 
 def _stock(dtype):

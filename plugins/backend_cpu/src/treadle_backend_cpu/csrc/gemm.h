@@ -6,7 +6,8 @@
  * exchanged. C is row-major with rows ldc apart and must not overlap A or B. Fastest: B with b_col
  * == 1 (nothing is copied while it fits L2). Fields left out of a designated initialiser are zero,
  * so
- *     td_gemm g = {.m = m, .n = n, .k = k, .a = x, .a_row = k, .a_col = 1, .b = w, .b_row = n, .b_col = 1, .c = y, .ldc = n, .alpha = 1};
+ *     td_gemm g = {.m = m, .n = n, .k = k, .a = x, .a_row = k, .a_col = 1,
+ *                  .b = w, .b_row = n, .b_col = 1, .c = y, .ldc = n, .alpha = 1};
  * is a plain product. Bits never depend on the number of threads: sums over k are cut by the sizes
  * alone. */
 #ifndef TREADLE_GEMM_H

@@ -42,7 +42,8 @@ static int64_t k_begin(const product *p, int64_t block)
 typedef struct {
     const product *p;
     int64_t k0, k;
-    int add, last;              /* whether C holds something to add to; whether this is the last block */
+    int add;                    /* whether C holds something to add to */
+    int last;                   /* whether this is the last block */
     const T *b;                 /* packed panels, or NULL: B is read in place */
     int64_t b_j;                /* the column of C that goes with the first panel */
 } stage;
@@ -98,7 +99,8 @@ static void run_tile(const stage *s, tile *t, int64_t i, int64_t rows, panel q, 
 {
     const product *p = s->p;
     t->b_row = s->b ? NR : p->b.major;
-    t->b = s->b ? s->b + (q.j - s->b_j) / NR * panel_pitch(s->k) : (const T *)address(&p->b, s->k0 * p->b.major + q.j);
+    if (s->b) t->b = s->b + (q.j - s->b_j) / NR * panel_pitch(s->k);
+    else t->b = address(&p->b, s->k0 * p->b.major + q.j);
     const tile_fn run = tile_for(rows, q.width);
     const region r = {i, rows, q.j + q.skip, TD_MIN(end - q.j, q.width * VL) - q.skip};
     const int unfinished = s->last && (p->bias_n || p->bias_m || p->act);
@@ -144,8 +146,9 @@ static void run_tiles(const stage *s, const region *r, T *a_copy)
             t[x] = (tile){.k = s->k, .a = address(&p->a, i[x] * p->a.major + s->k0 * p->a.minor),
                           .a_row = p->a.major, .a_col = p->a.minor};
             if (!a_copy) continue;
-            t[x].a = a_copy + x * MR * (s->k + PACKED_A_PAD);
-            pack_a(&p->a, i[x], i[x + 1] - i[x], s->k0, s->k, (T *)t[x].a, &t[x].a_row, &t[x].a_col);
+            T *copy = a_copy + x * MR * (s->k + PACKED_A_PAD);
+            pack_a(&p->a, i[x], i[x + 1] - i[x], s->k0, s->k, copy, &t[x].a_row, &t[x].a_col);
+            t[x].a = copy;
         }
         int64_t part = 0;
         for (int64_t j = r->j; j < end;) {
@@ -162,6 +165,16 @@ static void run_tiles(const stage *s, const region *r, T *a_copy)
 /* Room for copies of parts of A and B. */
 typedef struct { T *all, *a, *b, *fetched; } buffers;
 
+/* A column of B for one block of k, fetched into `room` if it must be. */
+static const T *column_of_b(const stage *s, int64_t j, T *room)
+{
+    const operand *b = &s->p->b;
+    const int64_t at = s->k0 * b->major + j * b->minor;
+    if (!b->fetch) return address(b, at);
+    b->fetch(room, b->data, at, b->major, s->k);
+    return room;
+}
+
 /* The same by inner products, for at most 2 * DOT_ROWS rows. room->a: a copy of the rows, s->k +
  * PACKED_A_PAD apart, or NULL to read A in place; room->fetched: for DOT_COLUMNS columns of B if
  * they must be fetched. */
@@ -174,11 +187,8 @@ static void run_dots(const stage *s, const region *r, const buffers *room)
     dot d = {.k = s->k, .a_row = room->a ? s->k + PACKED_A_PAD : p->a.major};
     for (int64_t j = r->j; j < end; j += DOT_PITCH) {
         for (int64_t q = j; q < TD_MIN(j + DOT_PITCH, end); q += DOT_COLUMNS) {
-            for (int x = 0; x < DOT_COLUMNS; x++) {
-                const int64_t at = s->k0 * p->b.major + TD_MIN(q + x, end - 1) * p->b.minor;
-                d.b[x] = p->b.fetch ? room->fetched + x * s->k : address(&p->b, at);
-                if (p->b.fetch) p->b.fetch(room->fetched + x * s->k, p->b.data, at, p->b.major, s->k);
-            }
+            for (int x = 0; x < DOT_COLUMNS; x++)
+                d.b[x] = column_of_b(s, TD_MIN(q + x, end - 1), room->fetched + x * s->k);
             for (int64_t g = 0; g < groups; g++) {
                 const int64_t i = g * r->m / groups;
                 d.a = a + i * d.a_row;
@@ -196,8 +206,9 @@ static int get_buffers(const product *p, const region *r, buffers *out)
 {
     const int64_t k = round_up(TD_MIN(p->k, p->kc), 16) + 16, n = TD_MIN(round_up(r->n, NR), NC);
     const int64_t a_rows = p->by_dots ? 2 * DOT_ROWS : GROUP * MR;
-    const int64_t a = p->pack_a ? a_rows * (k + PACKED_A_PAD) : 0, b = p->pack_b ? n / NR * panel_pitch(k) : 0;
-    const int64_t fetched = !p->b.fetch ? 0 : p->by_dots ? DOT_COLUMNS * k : p->pack_b ? TD_MAX(n, VL * k) : 0;
+    const int64_t a = p->pack_a ? a_rows * (k + PACKED_A_PAD) : 0;
+    const int64_t b = p->pack_b ? n / NR * panel_pitch(k) : 0;
+    const int64_t fetched = !p->b.fetch ? 0 : p->by_dots ? DOT_COLUMNS * k : TD_MAX(n, VL * k);
     *out = (buffers){0};
     if (a + b + fetched == 0) return TD_OK;
     T *all = td_scratch((size_t)(a + b + fetched) * sizeof(T));

@@ -40,6 +40,8 @@ TD_INLINE void sum_four(const vec *v, T *sums)
     }
 }
 
+TD_INLINE vec only(lanes keep, vec x) { return (vec)((lanes)x & keep); }
+
 TD_INLINE void dot_body(const int rows, const dot *d)
 {
     vec acc[DOT_ROWS * DOT_COLUMNS];
@@ -52,23 +54,24 @@ TD_INLINE void dot_body(const int rows, const dot *d)
     const int64_t a_row = d->a_row;
     int64_t k = 0;
     for (; k + VL <= d->k; k += VL) {
-        const vec bv[DOT_COLUMNS] = {*(vec_u *)(b0 + k), *(vec_u *)(b1 + k), *(vec_u *)(b2 + k), *(vec_u *)(b3 + k)};
+        const vec b[DOT_COLUMNS] = {load(b0 + k), load(b1 + k), load(b2 + k), load(b3 + k)};
         UNROLL(6)
         for (int i = 0; i < rows; i++) {
-            const vec av = *(vec_u *)(a + i * a_row + k);
+            const vec ai = load(a + i * a_row + k);
             UNROLL(4)
-            for (int j = 0; j < DOT_COLUMNS; j++) acc[i * DOT_COLUMNS + j] += av * bv[j];
+            for (int j = 0; j < DOT_COLUMNS; j++) acc[i * DOT_COLUMNS + j] += ai * b[j];
         }
     }
     if (k < d->k) {     /* the last VL elements, with those that have been counted set to zero */
         const lanes keep = numbered() >= (lane)(VL - (d->k - k));
         k = d->k - VL;
-        const vec b[DOT_COLUMNS] = {*(vec_u *)(b0 + k), *(vec_u *)(b1 + k), *(vec_u *)(b2 + k), *(vec_u *)(b3 + k)};
+        const vec b[DOT_COLUMNS] = {only(keep, load(b0 + k)), only(keep, load(b1 + k)),
+                                    only(keep, load(b2 + k)), only(keep, load(b3 + k))};
         UNROLL(6)
         for (int i = 0; i < rows; i++) {
-            const vec av = (vec)((lanes)*(vec_u *)(a + i * a_row + k) & keep);
+            const vec ai = only(keep, load(a + i * a_row + k));
             UNROLL(4)
-            for (int j = 0; j < DOT_COLUMNS; j++) acc[i * DOT_COLUMNS + j] += av * (vec)((lanes)b[j] & keep);
+            for (int j = 0; j < DOT_COLUMNS; j++) acc[i * DOT_COLUMNS + j] += ai * b[j];
         }
     }
     UNROLL(6)

@@ -20,7 +20,10 @@ typedef struct {
     fetch_fn fetch;             /* NULL: elements of type T with one stride 1 */
 } operand;
 
-static const void *address(const operand *o, int64_t at) { return (const char *)o->data + at * o->size; }
+static const void *address(const operand *o, int64_t at)
+{
+    return (const char *)o->data + at * o->size;
+}
 
 static void fetch_strided(T *dst, const void *src, int64_t at, int64_t stride, int64_t n)
 {
@@ -31,13 +34,13 @@ static void fetch_strided(T *dst, const void *src, int64_t at, int64_t stride, i
 /* In-register transpose of VL vectors: exchanges blocks of VL/2, then VL/4, ... 1. */
 TD_INLINE void exchange(const lane step, vec *r)
 {
-    const lanes upper = (numbered() & step) / step, low = numbered() + upper * (VL - step), high = low + step;
+    const lanes upper = (numbered() & step) / step, low = numbered() + upper * (VL - step);
     UNROLL(16)
     for (int i = 0; i < VL; i++) {
         if (i & step) continue;
         const vec a = r[i], b = r[i + step];
         r[i] = __builtin_shuffle(a, b, low);
-        r[i + step] = __builtin_shuffle(a, b, high);
+        r[i + step] = __builtin_shuffle(a, b, low + step);
     }
 }
 TD_INLINE void transpose(vec *r)
@@ -55,7 +58,7 @@ static void pack_columns(T *dst, const T *src, int64_t stride, int64_t columns, 
     for (; i + VL <= k; i += VL) {
         vec r[VL];
         UNROLL(16)
-        for (int j = 0; j < VL; j++) r[j] = j < columns ? (vec)*(const vec_u *)(src + j * stride + i) : (vec){0};
+        for (int j = 0; j < VL; j++) r[j] = j < columns ? load(src + j * stride + i) : (vec){0};
         transpose(r);
         UNROLL(16)
         for (int j = 0; j < VL; j++) *(vec_u *)(dst + (i + j) * NR) = r[j];
@@ -65,14 +68,15 @@ static void pack_columns(T *dst, const T *src, int64_t stride, int64_t columns, 
 }
 
 /* dst[n][dst_row] from src[m][src_row]. */
-static void copy_transposed(T *dst, int64_t dst_row, const T *src, int64_t src_row, int64_t m, int64_t n)
+static void copy_transposed(T *dst, int64_t dst_row, const T *src, int64_t src_row, int64_t m,
+                            int64_t n)
 {
     const int64_t m0 = m / VL * VL, n0 = n / VL * VL;
     for (int64_t i = 0; i < m0; i += VL)
         for (int64_t j = 0; j < n0; j += VL) {
             vec r[VL];
             UNROLL(16)
-            for (int x = 0; x < VL; x++) r[x] = *(const vec_u *)(src + (i + x) * src_row + j);
+            for (int x = 0; x < VL; x++) r[x] = load(src + (i + x) * src_row + j);
             transpose(r);
             UNROLL(16)
             for (int x = 0; x < VL; x++) *(vec_u *)(dst + (j + x) * dst_row + i) = r[x];
@@ -90,8 +94,8 @@ TD_INLINE void pack_row(T *dst, const T *src, int64_t n, int64_t panel)
 {
     int64_t j = 0;
     for (; j + NR <= n; j += NR, dst += panel) {
-        *(vec_u *)dst = *(const vec_u *)(src + j);
-        *(vec_u *)(dst + VL) = *(const vec_u *)(src + j + VL);
+        *(vec_u *)dst = load(src + j);
+        *(vec_u *)(dst + VL) = load(src + j + VL);
     }
     if (j < n)
         for (int x = 0; x < NR; x++) dst[x] = x < n - j ? src[j + x] : 0;
@@ -101,16 +105,21 @@ static int64_t magnitude(int64_t x) { return x < 0 ? -x : x; }
 
 /* Whether the axis of stride `one` is the one to walk along in memory, rather than that of stride
  * `other`. */
-static int along(int64_t one, int64_t other) { return one == 1 || (other != 1 && magnitude(one) < magnitude(other)); }
+static int along(int64_t one, int64_t other)
+{
+    return one == 1 || (other != 1 && magnitude(one) < magnitude(other));
+}
 
 static operand operand_of(const T *data, int64_t major, int64_t minor)
 {
-    return (operand){data, major, minor, sizeof(T), major == 1 || minor == 1 ? NULL : fetch_strided};
+    const fetch_fn fetch = major == 1 || minor == 1 ? NULL : fetch_strided;
+    return (operand){data, major, minor, sizeof(T), fetch};
 }
 
-/* Rows k0.. and columns j0.. of B into panels; rows_of_b holds max(n, VL * k) elements and is used
+/* Rows k0.. and columns j0.. of B into panels; `fetched` holds max(n, VL * k) elements and is used
  * only when B must be fetched. */
-static void pack_b(const operand *b, int64_t k0, int64_t k, int64_t j0, int64_t n, T *dst, T *fetched)
+static void pack_b(const operand *b, int64_t k0, int64_t k, int64_t j0, int64_t n, T *dst,
+                   T *fetched)
 {
     int64_t at = k0 * b->major + j0 * b->minor;
     if (along(b->minor, b->major)) {
@@ -143,7 +152,8 @@ TD_INLINE void copy_few(T *dst, const T *src, int64_t n)
 }
 
 /* Rows i0.. and columns k0.. of A, row by row, `pitch` apart. */
-static void copy_rows(const operand *a, int64_t i0, int64_t rows, int64_t k0, int64_t k, T *dst, int64_t pitch)
+static void copy_rows(const operand *a, int64_t i0, int64_t rows, int64_t k0, int64_t k, T *dst,
+                      int64_t pitch)
 {
     int64_t at = i0 * a->major + k0 * a->minor;
     for (int64_t i = 0; i < rows; i++, at += a->major, dst += pitch) {
@@ -156,7 +166,8 @@ static void copy_rows(const operand *a, int64_t i0, int64_t rows, int64_t k0, in
 /* A row block of A; returns through row and column the strides of the copy. Rows k + VL apart never
  * all fall into one set of the L1 cache, as rows 4 KiB apart do. */
 enum { PACKED_A_PAD = VL };
-static void pack_a(const operand *a, int64_t i0, int64_t rows, int64_t k0, int64_t k, T *dst, int64_t *row, int64_t *column)
+static void pack_a(const operand *a, int64_t i0, int64_t rows, int64_t k0, int64_t k, T *dst,
+                   int64_t *row, int64_t *column)
 {
     if (!along(a->major, a->minor)) {
         *row = k + PACKED_A_PAD;

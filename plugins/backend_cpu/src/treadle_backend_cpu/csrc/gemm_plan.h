@@ -20,8 +20,8 @@ typedef struct {
 typedef struct {
     product p;                  /* of item 0 */
     batch items;
-    store_fn store;             /* NULL: C is p.c, of type T; else it is `out`, and nothing is added to what it held */
-    void *out;
+    store_fn store;             /* NULL: C is p.c, of type T; else it is */
+    void *out;                  /* this, and nothing is added to what it held */
     int is_turned;              /* whether p has been exchanged for C' = B' A' */
 } job;
 
@@ -31,7 +31,8 @@ typedef struct {
 static double cycles(const product *p, int64_t m, int64_t n)
 {
     const double k = (double)p->k, area = (double)m * (double)n, b = k * (double)n;
-    const double per_vector = TD_VEC == 32 ? 0.5 : 1, far = b * sizeof(T) > 1 << 20;   /* B is in L3 */
+    const double per_vector = TD_VEC == 32 ? 0.5 : 1;
+    const int far = b * sizeof(T) > 1 << 20;    /* B is in L3 */
     const double a_copy = p->pack_a ? (double)m * k * (double)((n + NC - 1) / NC) * 0.25 : 0;
     if (p->by_dots) {
         const double groups = (double)((m + DOT_ROWS - 1) / DOT_ROWS);
@@ -39,7 +40,7 @@ static double cycles(const product *p, int64_t m, int64_t n)
         return products + b * (groups / VL + (p->b.fetch ? 0.3 : 0)) + a_copy;
     }
     const double vectors = (double)((n + VL - 1) / VL) * (n <= VL ? 1.15 : 1);
-    const double transposed = !along(p->b.minor, p->b.major) && !p->b.fetch && !far;
+    const int transposed = !along(p->b.minor, p->b.major) && !p->b.fetch && !far;
     const double b_read = (far ? 0.3 : 0.1) + (!p->pack_b ? 0 : transposed ? 0.4 : 1);
     const double finish = (double)k_blocks(p) * 0.1 + (p->c_col == 1 ? 0 : 0.6);
     return k * (double)m * vectors * per_vector + b * b_read + area * finish + a_copy;
@@ -69,8 +70,10 @@ static void choose_copies(product *p)
  * should stay in L1. */
 static int pays_to_pack_b(const product *p, int64_t rows)
 {
-    const int64_t least_rows = TD_VEC == 64 ? 384 : 64, least_bytes = TD_VEC == 64 ? 2 << 20 : 256 << 10;
-    return !p->by_dots && rows >= least_rows && collides(p->b.major) && p->k * p->n * (int64_t)sizeof(T) > least_bytes;
+    const int64_t least_rows = TD_VEC == 64 ? 384 : 64;
+    const int64_t least_bytes = TD_VEC == 64 ? 2 << 20 : 256 << 10;
+    if (p->by_dots || rows < least_rows || !collides(p->b.major)) return 0;
+    return p->k * p->n * (int64_t)sizeof(T) > least_bytes;
 }
 
 /* C' = B' A': the same numbers with rows and columns exchanged. */
@@ -167,7 +170,9 @@ static void put(const job *j, const product *p, int64_t t, const region *r, T *s
         if (j->store) j->store(j->out, t * p->m * p->n + at, p->c_col, row, r->n);
         else if (p->c_col == 1) memcpy(p->c + at, row, (size_t)r->n * sizeof(T));
     }
-    if (!j->store && p->c_col != 1) copy_transposed(p->c + r->i * p->c_row + r->j * p->c_col, p->c_col, sums, r->n, r->m, r->n);
+    if (j->store || p->c_col == 1) return;
+    T *c = p->c + r->i * p->c_row + r->j * p->c_col;
+    copy_transposed(c, p->c_col, sums, r->n, r->m, r->n);
 }
 
 /* ---- long sums for a small C: partial sums in a fixed number, added in order ---- */
@@ -195,7 +200,8 @@ static void run_split(int64_t t, void *ctx)
     const product *p = s->p;
     const int64_t begin = p->k * t / s->splits, end = p->k * (t + 1) / s->splits;
     const region all = {0, p->m, 0, p->n};
-    if (sum_region(p, &all, begin, end - begin, s->sums + t * p->m * p->n)) __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
+    if (sum_region(p, &all, begin, end - begin, s->sums + t * p->m * p->n))
+        __atomic_store_n(&s->failed, 1, __ATOMIC_RELAXED);
 }
 
 static int run_splits(const job *j, int64_t splits, int threads)
@@ -234,9 +240,11 @@ static const double ROW_SHARED = 4000;
 static double makespan(const product *p, int64_t bands, int64_t columns, int64_t m, int threads)
 {
     const int64_t panels = (p->n + NR - 1) / NR, wide = panels % columns, n = panels / columns * NR;
-    const double large = cycles(p, m, TD_MIN(p->n, n + (wide ? NR : 0))), small = cycles(p, m, TD_MIN(p->n, n));
+    const double small = cycles(p, m, TD_MIN(p->n, n));
+    const double large = wide ? cycles(p, m, TD_MIN(p->n, n + NR)) : small;
     const double shared = columns > 1 ? ROW_SHARED * (double)(m * k_blocks(p)) : 0;
-    const double all = (double)bands * ((double)wide * large + (double)(columns - wide) * small + shared);
+    const double band = (double)wide * large + (double)(columns - wide) * small + shared;
+    const double all = (double)bands * band;
     return TD_MAX(all / threads, large) + large * (bands * columns % threads ? 0.5 : 0.04);
 }
 

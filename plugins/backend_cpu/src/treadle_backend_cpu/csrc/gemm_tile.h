@@ -13,17 +13,22 @@
 typedef T vec __attribute__((vector_size(TD_VEC)));
 typedef T vec_u __attribute__((vector_size(TD_VEC), aligned(sizeof(T)), may_alias));
 typedef __typeof__(__builtin_choose_expr(sizeof(T) == 4, (int32_t)0, (int64_t)0)) lane;
-typedef lane lanes __attribute__((vector_size(TD_VEC)));    /* integers as wide as T: masks and lane numbers */
+typedef lane lanes __attribute__((vector_size(TD_VEC)));    /* for masks and lane numbers */
 enum { VL = TD_VEC / sizeof(T) };
 
 /* The number of each lane. The compiler folds arithmetic on it into constants, which it does not
  * where lanes are set one by one. */
-static const lane lane_numbers[16] __attribute__((aligned(64))) = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+static const lane lane_numbers[16] __attribute__((aligned(64))) = {
+    0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15,
+};
 TD_INLINE lanes numbered(void) { return *(const lanes *)lane_numbers; }
+
+TD_INLINE vec load(const T *p) { return *(const vec_u *)p; }
 
 /* Rows of a full tile, two vectors wide: 28, 12 or 8 accumulators, what 32 or 16 vector registers
  * leave room for. */
-enum { MR = TD_VEC == 64 ? 14 : TD_VEC == 32 ? 6 : 4, NR = 2 * VL, TILE_MAX = MR > 4 ? MR * NR : 8 * VL };
+enum { MR = TD_VEC == 64 ? 14 : TD_VEC == 32 ? 6 : 4, NR = 2 * VL };
+enum { TILE_MAX = MR * NR > 8 * VL ? MR * NR : 8 * VL };
 
 typedef struct {
     int64_t k;
@@ -71,7 +76,7 @@ TD_INLINE void tile_step(const int rows, const int width, vec *acc, const rows_o
 {
     vec bv[8];
     UNROLL(8)
-    for (int j = 0; j < width; j++) bv[j] = *(const vec_u *)(b + j * VL);
+    for (int j = 0; j < width; j++) bv[j] = load(b + j * VL);
     UNROLL(14)
     for (int i = 0; i < rows; i++) {
         const T ai = element_of_a(a, i);
@@ -86,23 +91,26 @@ TD_INLINE void next_column(const int rows, rows_of_a *a, int64_t column)
     UNROLL(3)
     for (int i = 0; i * 5 < rows; i++) {
         a->row[i] += column;
-        __asm__ volatile("" : "+r"(a->row[i]) :: "memory");     /* or the compiler would keep a pointer per row, on the stack */
+        /* or the compiler would keep a pointer per row, on the stack */
+        __asm__ volatile("" : "+r"(a->row[i]) :: "memory");
     }
 }
 
 TD_INLINE void tile_store(const int rows, const int width, vec *acc, const tile *t)
 {
+    T *c = t->c;
+    const int64_t c_row = t->c_row;
     if (t->accumulate) {
         UNROLL(14)
         for (int i = 0; i < rows; i++) {
             UNROLL(8)
-            for (int j = 0; j < width; j++) acc[i * width + j] += *(vec_u *)(t->c + i * t->c_row + j * VL);
+            for (int j = 0; j < width; j++) acc[i * width + j] += load(c + i * c_row + j * VL);
         }
     }
     UNROLL(14)
     for (int i = 0; i < rows; i++) {
         UNROLL(8)
-        for (int j = 0; j < width; j++) *(vec_u *)(t->c + i * t->c_row + j * VL) = acc[i * width + j];
+        for (int j = 0; j < width; j++) *(vec_u *)(c + i * c_row + j * VL) = acc[i * width + j];
     }
 }
 
@@ -114,8 +122,8 @@ TD_INLINE void tile_body(const int rows, const int width, const tile *t)
         acc[i] = (vec){0};
         IN_REGISTER(acc[i]);
     }
-    const int64_t a_col = t->a_col * (int64_t)sizeof(T), b_row = t->b_row;
-    rows_of_a a = {.one = t->a_row * (int64_t)sizeof(T), .three = 3 * t->a_row * (int64_t)sizeof(T)};
+    const int64_t size = sizeof(T), a_col = t->a_col * size, b_row = t->b_row;
+    rows_of_a a = {.one = t->a_row * size, .three = 3 * t->a_row * size};
     for (int i = 0; i * 5 < rows; i++) a.row[i] = (const char *)t->a + 5 * i * a.one;
     const T *b = t->b, *c = t->c;
     const char *ahead = t->ahead;
@@ -137,7 +145,8 @@ TD_INLINE void tile_body(const int rows, const int width, const tile *t)
     }
     tile_store(rows, width, acc, t);
 }
-#define TILE(rows, width) static void tile_##rows##x##width(const tile *t) { tile_body(rows, width, t); }
+#define TILE(rows, width) \
+    static void tile_##rows##x##width(const tile *t) { tile_body(rows, width, t); }
 #define TILES(rows) TILE(rows, 1) TILE(rows, 2)
 TILES(1) TILES(2) TILES(3) TILES(4) TILE(1, 4) TILE(1, 8) TILE(2, 4)
 #if TD_VEC >= 32
@@ -150,14 +159,17 @@ TILES(7) TILES(8) TILES(9) TILES(10) TILES(11) TILES(12) TILES(13) TILES(14)
 /* tiles[width - 1][rows]; one or two rows have wider tiles too, or too few multiply-adds would be
  * in flight. */
 static const tile_fn tiles[2][MR + 1] = {
-#define TILE_ROW(w)  {0, tile_1x##w, tile_2x##w, tile_3x##w, tile_4x##w, TILE_ROW_6(w) TILE_ROW_14(w)}
+#define TILE_ROW(w) \
+    {0, tile_1x##w, tile_2x##w, tile_3x##w, tile_4x##w, TILE_ROW_6(w) TILE_ROW_14(w)}
 #if TD_VEC >= 32
 #define TILE_ROW_6(w) tile_5x##w, tile_6x##w,
 #else
 #define TILE_ROW_6(w)
 #endif
 #if TD_VEC == 64
-#define TILE_ROW_14(w) tile_7x##w, tile_8x##w, tile_9x##w, tile_10x##w, tile_11x##w, tile_12x##w, tile_13x##w, tile_14x##w
+#define TILE_ROW_14(w)                                                  \
+    tile_7x##w, tile_8x##w, tile_9x##w, tile_10x##w, tile_11x##w,       \
+    tile_12x##w, tile_13x##w, tile_14x##w
 #else
 #define TILE_ROW_14(w)
 #endif

@@ -1,21 +1,23 @@
-/* The kernels matmul_* and linear_*: products of matrices with any strides, alone or in batches.
+/* The kernels matmul_* and linear_*: products of matrices with any strides, alone or in batches;
+ * and gemm_f32: one product with all that td_gemm offers.
  *
  * Plan: i = m, n, k, a_row, a_col, b_row, b_col, dims, then size[dims], a_batch[dims],
  * b_batch[dims]; strides in elements. Inputs a (batch, m, k), b (batch, k, n) and for linear_* bias
  * (n) too; the output (batch, m, n) is dense. */
 #include <string.h>
+#include "gemm.h"
 #include "matmul.h"
 
 enum { M, N, K, A_ROW, A_COL, B_ROW, B_COL, DIMS, BATCH };
 
 static td_matmul read_plan(const td_plan *p, char **io, int dtype)
 {
-    const int dims = (int)p->i[DIMS];
-    const int64_t *size = p->i + BATCH;
-    td_matmul x = {.dtype = dtype, .m = p->i[M], .n = p->i[N], .k = p->i[K], .a = io[0], .b = io[1],
-                   .a_row = p->i[A_ROW], .a_col = p->i[A_COL], .b_row = p->i[B_ROW], .b_col = p->i[B_COL],
-                   .bias = p->n_in > 2 ? io[2] : NULL, .c = io[p->n_in],
-                   .count = 1, .dims = dims, .size = size, .a_batch = size + dims, .b_batch = size + 2 * dims};
+    const int64_t *i = p->i, *size = i + BATCH;
+    const int dims = (int)i[DIMS];
+    td_matmul x = {.dtype = dtype, .m = i[M], .n = i[N], .k = i[K], .a = io[0], .b = io[1],
+                   .a_row = i[A_ROW], .a_col = i[A_COL], .b_row = i[B_ROW], .b_col = i[B_COL],
+                   .bias = p->n_in > 2 ? io[2] : NULL, .c = io[p->n_in], .count = 1, .dims = dims,
+                   .size = size, .a_batch = size + dims, .b_batch = size + 2 * dims};
     for (int d = 0; d < dims; d++) x.count *= size[d];
     return x;
 }
@@ -23,62 +25,58 @@ static td_matmul read_plan(const td_plan *p, char **io, int dtype)
 /* ---- integers: sums wrap, so unsigned arithmetic serves both signs; bool is "or" of "and"s
  * ---- */
 
-/* Rows and columns of C whose sums are held at a time; b_copy holds K_BLOCK rows of B of that
- * width. */
+/* A task is ROWS rows by COLUMNS columns of one item; it copies K_BLOCK rows of B at a time. */
 enum { COLUMNS = 256, K_BLOCK = 32, ROWS = 32 };
 
-static void offsets(const td_matmul *x, int64_t item, int64_t *a, int64_t *b)
-{
-    *a = *b = 0;
-    for (int d = x->dims - 1; d >= 0; d--, item /= x->size[d + 1]) {
-        *a += item % x->size[d] * x->a_batch[d];
-        *b += item % x->size[d] * x->b_batch[d];
-    }
-}
-
-/* A task is ROWS rows by COLUMNS columns of one item. */
-typedef struct { int64_t i, m, j, n, a, b, c; } block;
+typedef struct {
+    int64_t m, n;               /* rows and columns */
+    int64_t a, b, c;            /* where they begin */
+} block;
 
 static block block_at(const td_matmul *x, int64_t t)
 {
     const int64_t columns = (x->n + COLUMNS - 1) / COLUMNS, rows = (x->m + ROWS - 1) / ROWS;
-    block k = {.j = t % columns * COLUMNS, .i = t / columns % rows * ROWS};
-    const int64_t item = t / columns / rows;
-    k.m = TD_MIN(ROWS, x->m - k.i);
-    k.n = TD_MIN(COLUMNS, x->n - k.j);
-    offsets(x, item, &k.a, &k.b);
-    k.a += k.i * x->a_row;
-    k.b += k.j * x->b_col;
-    k.c = (item * x->m + k.i) * x->n + k.j;
-    return k;
+    const int64_t j = t % columns * COLUMNS, i = t / columns % rows * ROWS;
+    int64_t item = t / columns / rows;
+    block q = {.m = TD_MIN(ROWS, x->m - i), .n = TD_MIN(COLUMNS, x->n - j),
+               .a = i * x->a_row, .b = j * x->b_col, .c = (item * x->m + i) * x->n + j};
+    for (int d = x->dims - 1; d >= 0; d--) {
+        q.a += item % x->size[d] * x->a_batch[d];
+        q.b += item % x->size[d] * x->b_batch[d];
+        item /= x->size[d];
+    }
+    return q;
 }
 
 static int run_integers(const td_matmul *x, td_body body)
 {
-    const int64_t tasks = x->count * ((x->m + ROWS - 1) / ROWS) * ((x->n + COLUMNS - 1) / COLUMNS);
-    td_parallel(tasks, body, (void *)x);
+    const int64_t columns = (x->n + COLUMNS - 1) / COLUMNS, rows = (x->m + ROWS - 1) / ROWS;
+    td_parallel(x->count * rows * columns, body, (void *)x);
     return TD_OK;
 }
 
-#define INTEGER(name, type, wide, join)                                                                 \
-    static void block_##name(int64_t t, void *ctx)                                                      \
-    {                                                                                                   \
-        const td_matmul *x = ctx;                                                                       \
-        const block q = block_at(x, t);                                                                 \
-        const type *a = (const type *)x->a + q.a, *b = (const type *)x->b + q.b;                        \
-        type *c = (type *)x->c + q.c, b_copy[K_BLOCK][COLUMNS];                                         \
-        for (int64_t i = 0; i < q.m; i++) memset(c + i * x->n, 0, (size_t)q.n * sizeof(type));          \
-        for (int64_t k0 = 0; k0 < x->k; k0 += K_BLOCK) {                                                \
-            const int64_t steps = TD_MIN(K_BLOCK, x->k - k0);                                           \
-            for (int64_t k = 0; k < steps; k++)                                                         \
-                for (int64_t j = 0; j < q.n; j++) b_copy[k][j] = b[(k0 + k) * x->b_row + j * x->b_col]; \
-            for (int64_t i = 0; i < q.m; i++)                                                           \
-                for (int64_t k = 0; k < steps; k++) {                                                   \
-                    const wide ai = a[i * x->a_row + (k0 + k) * x->a_col];                              \
-                    type *TD_RESTRICT row = c + i * x->n;                                               \
-                    for (int64_t j = 0; j < q.n; j++) row[j] = (type)join(row[j], ai, b_copy[k][j]);    \
-                }                                                                                       \
-        }                                                                                               \
+#define INTEGER(name, type, wide, join)                                                          \
+    static void block_##name(int64_t t, void *ctx)                                               \
+    {                                                                                            \
+        const td_matmul *x = ctx;                                                                \
+        const block q = block_at(x, t);                                                          \
+        const type *a = (const type *)x->a + q.a, *b = (const type *)x->b + q.b;                 \
+        type *c = (type *)x->c + q.c, rows_of_b[K_BLOCK][COLUMNS];                               \
+        for (int64_t i = 0; i < q.m; i++) memset(c + i * x->n, 0, (size_t)q.n * sizeof(type));   \
+        for (int64_t k0 = 0; k0 < x->k; k0 += K_BLOCK) {                                         \
+            const int64_t steps = TD_MIN(K_BLOCK, x->k - k0);                                    \
+            for (int64_t k = 0; k < steps; k++) {                                                \
+                const type *row = b + (k0 + k) * x->b_row;                                       \
+                for (int64_t j = 0; j < q.n; j++) rows_of_b[k][j] = row[j * x->b_col];           \
+            }                                                                                    \
+            for (int64_t i = 0; i < q.m; i++)                                                    \
+                for (int64_t k = 0; k < steps; k++) {                                            \
+                    const wide ai = a[i * x->a_row + (k0 + k) * x->a_col];                       \
+                    const type *bk = rows_of_b[k];                                               \
+                    type *TD_RESTRICT ci = c + i * x->n;                                         \
+                    for (int64_t j = 0; j < q.n; j++) ci[j] = (type)join(ci[j], ai, bk[j]);      \
+                }                                                                                \
+        }                                                                                        \
     }
 #define MULTIPLY_ADD(sum, a, b) ((sum) + (a) * (b))
 #define ANY_BOTH(sum, a, b) ((sum) | ((a) & (b)))
@@ -87,6 +85,29 @@ INTEGER(w8, uint8_t, uint8_t, MULTIPLY_ADD)
 INTEGER(w16, uint16_t, uint32_t, MULTIPLY_ADD)
 INTEGER(w32, uint32_t, uint32_t, MULTIPLY_ADD)
 INTEGER(w64, uint64_t, uint64_t, MULTIPLY_ADD)
+
+/* ---- gemm_f32 ---- */
+
+enum { ACT = B_COL + 1, HAS };
+enum { HAS_C = 1, HAS_BIAS_N = 2, HAS_BIAS_M = 4 };
+
+/* Plan: i = m, n, k, a_row, a_col, b_row, b_col, act, has; f = alpha. Inputs a, b and those that
+ * `has` names, in this order: c (m, n), which is added to, bias_n (n), bias_m (m). */
+static int run_gemm(const td_plan *p, char **io)
+{
+    const int64_t *i = p->i;
+    char **next = io + 2;
+    const char *c = i[HAS] & HAS_C ? *next++ : NULL;
+    const char *bias_n = i[HAS] & HAS_BIAS_N ? *next++ : NULL;
+    const char *bias_m = i[HAS] & HAS_BIAS_M ? *next++ : NULL;
+    const td_gemm g = {.m = i[M], .n = i[N], .k = i[K], .a = (float *)io[0], .b = (float *)io[1],
+                       .a_row = i[A_ROW], .a_col = i[A_COL], .b_row = i[B_ROW], .b_col = i[B_COL],
+                       .c = (float *)io[p->n_in], .ldc = i[N], .bias_n = (const float *)bias_n,
+                       .bias_m = (const float *)bias_m, .alpha = (float)p->f[0],
+                       .accumulate = c != NULL, .act = (int)i[ACT]};
+    if (c && (const float *)c != g.c) memcpy(g.c, c, (size_t)(g.m * g.n) * sizeof(float));
+    return KERNEL(gemm_f32)(&g, 1);
+}
 
 /* ---- the table ---- */
 
@@ -107,9 +128,11 @@ KERNEL_OF(matmul_w32, TD_U32, run_integers(&x, block_w32))
 KERNEL_OF(matmul_w64, TD_U64, run_integers(&x, block_w64))
 
 const td_entry KERNEL(matmul_table)[] = {
-    {"matmul_f16", matmul_f16}, {"matmul_bf16", matmul_bf16}, {"matmul_f32", matmul_f32}, {"matmul_f64", matmul_f64},
-    {"linear_f16", matmul_f16}, {"linear_bf16", matmul_bf16}, {"linear_f32", matmul_f32}, {"linear_f64", matmul_f64},
-    {"matmul_b1", matmul_b1},   {"matmul_i8", matmul_w8},     {"matmul_u8", matmul_w8},   {"matmul_i16", matmul_w16},
-    {"matmul_u16", matmul_w16}, {"matmul_i32", matmul_w32},   {"matmul_u32", matmul_w32}, {"matmul_i64", matmul_w64},
-    {"matmul_u64", matmul_w64}, {0, 0},
+    {"matmul_f16", matmul_f16}, {"matmul_bf16", matmul_bf16}, {"matmul_f32", matmul_f32},
+    {"matmul_f64", matmul_f64}, {"linear_f16", matmul_f16},   {"linear_bf16", matmul_bf16},
+    {"linear_f32", matmul_f32}, {"linear_f64", matmul_f64},   {"matmul_b1", matmul_b1},
+    {"matmul_i8", matmul_w8},   {"matmul_u8", matmul_w8},     {"matmul_i16", matmul_w16},
+    {"matmul_u16", matmul_w16}, {"matmul_i32", matmul_w32},   {"matmul_u32", matmul_w32},
+    {"matmul_i64", matmul_w64}, {"matmul_u64", matmul_w64},   {"gemm_f32", run_gemm},
+    {0, 0},
 };
