@@ -1,7 +1,8 @@
 """A backend that computes later passes everything, and nothing is skipped."""
 
-import treadle as td
 from odd.asynchronous import Asynchronous
+
+import treadle as td
 from treadle.conformance.pytest_plugin import *  # noqa: F403
 
 DEVICE = "asynchronous"

@@ -1,7 +1,8 @@
 """A backend without strides passes everything, and nothing is skipped."""
 
-import treadle as td
 from odd.dense_only import DenseOnly
+
+import treadle as td
 from treadle.conformance.pytest_plugin import *  # noqa: F403
 
 DEVICE = "dense_only"

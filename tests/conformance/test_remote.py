@@ -1,7 +1,8 @@
 """A backend whose memory the host cannot address passes everything, and nothing is skipped."""
 
-import treadle as td
 from odd.remote import Remote
+
+import treadle as td
 from treadle.conformance.pytest_plugin import *  # noqa: F403
 
 DEVICE = "remote"

@@ -1,8 +1,9 @@
 """The suite can fail: each backend with one defect is caught by the cases that are there for it, and the one without passes."""
 
 import pytest
-import treadle as td
 from odd.saboteurs import SABOTEURS, Plain
+
+import treadle as td
 from treadle.conformance import run
 
 td.register_backend("plain", Plain, host=True)

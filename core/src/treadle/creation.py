@@ -272,12 +272,13 @@ def run_iota(start: Any, step: Any, size: int, dtype: DType, device: Any = None)
     op = CATALOGUE["iota"]
     if STATE.special and (i := INTERPRETER.get()) is not None:
         return i(op, (start, step), (size, dtype))
-    place = _place(device)
+    sig = dense_sig(dtype, sizes("iota", (size,)), _place(device))
     number = float if dtype.kind == "f" else int
-    out = Spec(sizes("iota", (size,)), dtype)
-    from_ = (number(start), number(step))
-    kernel = dispatch.bind(op, place, (number, number), [out], {"size": size, "dtype": dtype}, (True,), None)
-    return Tensor(kernel.run(*from_), dense_sig(dtype, out.shape, place))
+    run = vars(sig).get("iota")  # a row, as other ops have
+    if run is None:
+        out = Spec(sig.shape, dtype)
+        run = sig.iota = dispatch.bind(op, sig.device, (number, number), [out], {"size": size, "dtype": dtype}, (True,), None).run  # type: ignore[attr-defined]
+    return Tensor(run(number(start), number(step)), sig)
 
 
 CATALOGUE["iota"].fn = run_iota

@@ -86,6 +86,13 @@ def broadcast(op: str, *shapes: Shape) -> Shape:
     return tuple(out)
 
 
+def equal(op: str, *shapes: Shape) -> Shape:
+    """Return the one shape that all have; ShapeError otherwise."""
+    if any(s != shapes[0] for s in shapes):
+        raise ShapeError(f"{op}: shapes must be equal: {', '.join(map(str, shapes))}")
+    return shapes[0]
+
+
 def expand_strides(shape: Shape, strides: Shape, target: Shape) -> Shape:
     """Strides that read a tensor of `shape` as `target` (already checked to broadcast): 0 where an axis is repeated."""
     lead = len(target) - len(shape)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import ml_dtypes
 import numpy as np
 import pytest
+
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.matmul import plan
 from treadle_backend_cpu.threads import num_threads

@@ -9,6 +9,7 @@ import sys
 import threading
 
 import numpy as np
+
 from odd.kernels import claim, operands, results
 from treadle.errors import OutOfMemoryError
 from treadle.runtime.backend import Backend, into

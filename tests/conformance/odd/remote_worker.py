@@ -4,6 +4,7 @@ import pickle
 import sys
 
 import numpy as np
+
 import treadle  # noqa: F401 - the declarations of the ops
 from treadle.op import CATALOGUE
 from treadle.runtime.reference import compute

@@ -18,38 +18,40 @@ HERE = str(td.get_default_device())
 
 
 class Bare(Backend):
-    """The smallest backend: six methods, and kernels for two ops of one dtype."""
+    """The smallest backend: six methods, and kernels for two ops of one dtype. A storage is (bytes, where it points)."""
 
     def alloc(self, nbytes):
-        return np.empty(nbytes, np.uint8)
+        return bytearray(nbytes), 0
 
     def h2d(self, storage, data):
-        storage[: len(data)] = np.frombuffer(data, np.uint8)
+        raw, at = storage
+        raw[at : at + len(data)] = data
 
     def d2h(self, storage, nbytes):
-        return storage[:nbytes].tobytes()
+        raw, at = storage
+        return raw[at : at + nbytes]
 
     def view(self, storage, nbytes):
-        return storage[nbytes:]
+        return storage[0], storage[1] + nbytes
 
     def copy_strided(self, dst, src, itemsize, shape, dst_strides, src_strides):
         for index in np.ndindex(shape):
-            to, source = (sum(i * s for i, s in zip(index, strides)) * itemsize for strides in (dst_strides, src_strides))
-            dst[to : to + itemsize] = src[source : source + itemsize]
+            to, source = (s[1] + sum(i * n for i, n in zip(index, strides)) * itemsize for s, strides in ((dst, dst_strides), (src, src_strides)))
+            dst[0][to : to + itemsize] = src[0][source : source + itemsize]
 
     def synchronize(self):
         pass
 
-    @kernel("add", dtypes=("float32",), layouts="dense")
-    def add(self, call):
+    def binary(self, call):
+        n = call.outs[0].size
         if not all(hasattr(x, "shape") for x in call.ins):
-            return None
-        return lambda a, b: (a.view(np.float32) + b.view(np.float32)).view(np.uint8)
+            return None  # numbers are declined
+        function = {"add": np.add, "mul": np.multiply}[call.op.name]
+        read = lambda s: np.frombuffer(s[0], np.float32, n, s[1])  # noqa: E731
+        return lambda a, b: (bytearray(function(read(a), read(b)).tobytes()), 0)
 
-    @kernel("mul", dtypes=("float32",), layouts="dense")
-    def mul(self, call):
-        numbers = [x for x in call.ins if not hasattr(x, "shape")]
-        return None if numbers else lambda a, b: (a.view(np.float32) * b.view(np.float32)).view(np.uint8)
+    for name in ("add", "mul"):
+        binary = kernel(name, dtypes=("float32",), layouts="dense")(binary)
 
 
 @pytest.fixture
@@ -163,7 +165,7 @@ def test_to():
         y = x.to(*args)
         assert str(y.device) == "reference:0" and y.dtype is td.float64 and y.tolist() == [1, 1]
     assert x.to(float).dtype is td.float64 and x.to(int).dtype is td.int64 and x.to(bool).dtype is td.bool and x.to("int8").dtype is td.int8
-    assert x.to(dtype=td.float16).dtype is td.float16 and str(x.to(device="reference").cpu().device) == HERE
+    assert x.to(dtype=td.float16).dtype is td.float16 and x.to(device="reference").cpu().device.backend.host
     for wrong in (3, object(), [1]):
         with pytest.raises(ArgumentError):
             x.to(wrong)
@@ -190,7 +192,7 @@ def test_every_dtype_moves():
 
 
 def test_operands_on_different_devices():
-    a, b = td.ones(2, 2, device=HERE), td.ones(2, 2, device="bare_other" if False else "reference")
+    a, b = td.ones(2, 2, device=HERE), td.ones(2, 2, device="reference")
     if HERE == "reference:0":
         pytest.skip("one device only")
     for f in (lambda: a + b, lambda: a @ b, lambda: td.cat([a, b]), lambda: td.where(a > 0, a, b), lambda: a.add_(b), lambda: a[b[0].to(td.int64)], lambda: td.nn.functional.linear(a, b)):
@@ -206,11 +208,11 @@ def test_fallback_policies(bare):
     x = td.tensor([1.0, 2.0], device=bare)
     with td.fallback("error"):
         assert (x + x).tolist() == [2, 4]
-        assert (x * x).sub is not None
+        assert (x * x).tolist() == [1, 4]
         with pytest.raises(UnsupportedError, match=r"exp: bare:0 has no kernel for float32"):
             x.exp()
-        with pytest.raises(UnsupportedError, match="float64"):
-            x.to(td.float64) + 1
+        with pytest.raises(UnsupportedError, match="cast"):
+            x.to(td.float64)
     with td.fallback("allow"), warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_allclose(x.exp().numpy(), np.exp([1, 2]), rtol=1e-6)
@@ -277,7 +279,7 @@ def test_views_and_copies_need_no_kernel(bare):
     with td.fallback("error"):
         x = td.tensor(np.arange(6, dtype=np.float32).reshape(2, 3), device=bare)
         assert x.t().flip(0)[1:].contiguous().tolist() == [[1, 4], [0, 3]]
-        assert td.cat([x, x[:1]]).shape == (3, 3) and x.expand(2, 2, 3).sum is not None
+        assert td.cat([x, x[:1]]).shape == (3, 3) and x.expand(2, 2, 3).clone().tolist() == [x.tolist()] * 2
         x[:, 1] = x[:, 0]
         assert x.tolist() == [[0, 0, 2], [3, 3, 5]] and x.clone().tolist() == x.tolist()
         assert td.zeros(2, device=bare).tolist() == [0, 0] and repr(x) and x[1, 2].item() == 5

@@ -10,9 +10,9 @@ from treadle.conformance.case import PASSED, Case, Outcome
 from treadle.conformance.tensors import flat, is_array, mapped, same_bits
 from treadle.conformance.tolerances import GRADIENT, Verdict, judge
 from treadle.dtypes import DType, bool_, float32, int32, int64, uint32
+from treadle.eager import resolve as resolving
 from treadle.eager.inplace import inplace_method
 from treadle.eager.lists import run_inplace_list
-from treadle.eager import resolve as resolving
 from treadle.errors import UnsupportedError
 from treadle.op import EXACT, Op
 

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from treadle._tensor import Tensor, make_view
 from treadle.eager import codegen, lists, resolve
 from treadle.eager.inplace import copy_, inplace_method, write_values
 from treadle.eager.lists import run_inplace_list
+from treadle.errors import DTypeError
 from treadle.op import CATALOGUE, FN, INSTALLERS, INTERPRETER, REQUIRED, STATE, Op
-from treadle._tensor import make_view
 
 __all__ = ["copy_", "install", "inplace_method", "run_inplace_list", "write_values"]
 
@@ -60,6 +61,8 @@ def _host_function(op: Op) -> Any:
     """The result's shape depends on the data, so there is no row: reference on host copies, every time."""
 
     def function(x: Any, **attrs: Any) -> Any:
+        if not isinstance(x, Tensor):
+            raise DTypeError(f"{op.name}: operand 'x' must be a tensor, not {type(x).__name__}")
         if STATE.special and (i := INTERPRETER.get()) is not None:
             return i(op, (x,), tuple(attrs.values()))
         return x.new_tensor(op.reference(x.detach().numpy_copy(), **attrs))

@@ -77,6 +77,7 @@ def lists_function(op: Op) -> Any:
     def function(*args: Any, **attrs: Any) -> Any:
         if STATE.special and (i := INTERPRETER.get()) is not None:
             return i(op, args, tuple(attrs.values()))
+        _check_lists(op, [list(a) for a in args if isinstance(a, (list, tuple))])
         token = tape.GRAD_MODE.set(False)
         try:
             return op.decompose(*args, **{**op.attrs, **attrs})
@@ -125,6 +126,8 @@ def _targets(op: Op, lists: list[list[Tensor]]) -> list[Tensor]:
 
 
 def _check_lists(op: Op, lists: list[list[Tensor]]) -> None:
+    if not all(isinstance(x, Tensor) for x in chain.from_iterable(lists)):
+        raise DTypeError(f"{op.name}: its lists must hold tensors only")
     count = len(lists[0])
     for k, xs in enumerate(lists):
         if xs and len(xs) != count:

@@ -9,12 +9,23 @@ from treadle.ops.contraction import matmul
 from treadle.ops.elementwise import eq, exp, where
 from treadle.ops.manipulation import transpose_last
 from treadle.ops.reduction import sum_
-from treadle.ops.samples import Arg, bools, s
+from treadle.ops.samples import Arg, bools, raises, s
 from treadle.ops.softmax import logsumexp
+from treadle.shapes import equal
 from treadle.spec import Spec
 
 CLASS = Num("mixed", 64.0)
 INF = float("inf")
+
+
+def _lse_spec(q: Spec, k: Spec, mask: Spec | None = None, scale: float = 1.0, causal: bool = False) -> Spec:
+    return Spec((*_spec(q, k, k, mask).shape[:3], 1), q.dtype)
+
+
+def _grad_spec(g: Spec, q: Spec, k: Spec, v: Spec, mask: Spec | None, y: Spec, lse: Spec, scale: float = 1.0, causal: bool = False) -> Any:
+    equal("attention_grad", g.shape, y.shape, _spec(q, k, v, mask).shape)
+    equal("attention_grad", lse.shape, (*q.shape[:3], 1))
+    return q, k, v
 
 
 def _spec(q: Spec, k: Spec, v: Spec, mask: Spec | None = None, scale: float = 1.0, causal: bool = False) -> Spec:
@@ -68,10 +79,13 @@ def _grad_cases() -> list[Any]:
     return out
 
 
-attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=lambda q, k, mask=None, scale=1.0, causal=False: Spec((*q.shape[:3], 1), q.dtype),
+attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=_lse_spec,
                           samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=CLASS,
-                          doc="Return the log-sum-exp of the attention scores of every query.")
-attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=lambda g, q, k, v, mask, y, lse, scale=1.0, causal=False: (q, k, v),
-                           samples=_grad_cases(), num=CLASS, doc="Return the gradients of attention for queries, keys and values.")
+                          doc="Return the log-sum-exp of the attention scores of every query.",
+            errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), None)])
+attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=_grad_spec,
+                           samples=_grad_cases(), num=CLASS, doc="Return the gradients of attention for queries, keys and values.",
+            errors=[raises(ShapeError, "must be equal", (1, 2, 4, 3), *((1, 2, 3, 4),) * 3, None, (1, 2, 3, 4), (1, 2, 3, 1))])
 attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS,
-                          doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.")
+                          doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.",
+            errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6, 7), None), raises(ShapeError, "mask must be", *((1, 2, 3, 4),) * 3, bools(1, 2, 3, 4))])

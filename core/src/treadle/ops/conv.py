@@ -14,7 +14,8 @@ from treadle.op import EXACT, STEPWISE, Num, Op, composite
 from treadle.ops.contraction import dot_general
 from treadle.ops.manipulation import flip, pad, permute, reshape, subscript, windows
 from treadle.ops.reduction import argmax, max_, sum_
-from treadle.ops.samples import Arg, s
+from treadle.ops.samples import Arg, ints, raises, s
+from treadle.shapes import equal
 from treadle.spec import Spec
 
 Pair = tuple[int, int]
@@ -40,6 +41,23 @@ def _conv_spec(x: Spec, w: Spec, b: Spec | None = None, stride: Pair = ONE, padd
         raise ShapeError(f"conv2d: bias {b.shape} must be (out_channels,) = {w.shape[:1]}")
     size = (_extent("conv2d", n, k, st, p, d) for n, k, st, p, d in zip(x.shape[2:], w.shape[2:], stride, padding, dilation, strict=True))
     return Spec((x.shape[0], w.shape[0], *size), x.dtype)
+
+
+def _belongs(op: str, g: Spec, y: Spec) -> None:
+    if g.shape != y.shape:
+        raise ShapeError(f"{op}: a gradient of shape {g.shape} does not belong to a result of shape {y.shape}")
+
+
+def _input_grad_spec(g: Spec, w: Spec, input_size: Any, stride: Pair = ONE, padding: Pair = NIL, dilation: Pair = ONE, groups: int = 1) -> Spec:
+    x = Spec(tuple(input_size), g.dtype)
+    _belongs("conv2d_input_grad", g, _conv_spec(x, w, None, stride, padding, dilation, groups))
+    return x
+
+
+def _weight_grad_spec(g: Spec, x: Spec, weight_size: Any, stride: Pair = ONE, padding: Pair = NIL, dilation: Pair = ONE, groups: int = 1) -> Spec:
+    w = Spec(tuple(weight_size), g.dtype)
+    _belongs("conv2d_weight_grad", g, _conv_spec(x, w, None, stride, padding, dilation, groups))
+    return w
 
 
 def fit(x: Any, widths: Any, value: float = 0.0) -> Any:
@@ -113,7 +131,8 @@ def _conv_reference(x: Any, w: Any, b: Any = None, stride: Pair = ONE, padding: 
 
 CONV = [
     s((2, 3, 7, 8), (4, 3, 3, 3), (4,), padding=(1, 1)), s((1, 2, 5, 5), (3, 2, 1, 1), None), s((2, 4, 9, 7), (6, 2, 3, 2), (6,), stride=(2, 1), groups=2),
-    s((1, 3, 8, 8), (3, 1, 3, 3), None, padding=(2, 1), dilation=(2, 1), groups=3), s((2, 3, 12, 12), (5, 3, 7, 7), None, stride=(2, 2), padding=(3, 3)), s((0, 2, 4, 4), (3, 2, 3, 3), (3,)),
+    s((1, 3, 8, 8), (3, 1, 3, 3), None, padding=(2, 1), dilation=(2, 1), groups=3), s((2, 3, 12, 12), (5, 3, 7, 7), None, stride=(2, 2), padding=(3, 3)),
+            s((0, 2, 4, 4), (3, 2, 3, 3), (3,)),
 ]  # fmt: skip
 
 
@@ -127,18 +146,22 @@ def _grad_samples(second: str) -> list[Any]:
     return out
 
 
-conv2d_input_grad: Op = composite("conv2d_input_grad", "g w -> gx", _conv_input_grad, spec=lambda g, w, input_size, **kw: Spec(tuple(input_size), g.dtype), samples=_grad_samples("w"),
+conv2d_input_grad: Op = composite("conv2d_input_grad", "g w -> gx", _conv_input_grad, spec=_input_grad_spec, samples=_grad_samples("w"),
     vjp={"g": lambda g_gx, w, stride, padding, dilation, groups: conv2d(g_gx, w, None, stride, padding, dilation, groups),
          "w": lambda g_gx, g, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, g_gx, shape_w, stride, padding, dilation, groups)},
-         doc="Return the gradient of conv2d for its input.")
-conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weight_grad, spec=lambda g, x, weight_size, **kw: Spec(tuple(weight_size), g.dtype), samples=_grad_samples("x"),
+         doc="Return the gradient of conv2d for its input.",
+            errors=[raises(ShapeError, "does not belong", (1, 3, 4, 4), (3, 2, 3, 3), input_size=(1, 2, 5, 5))])
+conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weight_grad, spec=_weight_grad_spec, samples=_grad_samples("x"),
     vjp={"g": lambda g_gw, x, stride, padding, dilation, groups: conv2d(x, g_gw, None, stride, padding, dilation, groups),
          "x": lambda g_gw, g, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, g_gw, shape_x, stride, padding, dilation, groups)},
-         doc="Return the gradient of conv2d for its weight.")
+         doc="Return the gradient of conv2d for its weight.",
+            errors=[raises(ShapeError, "does not belong", (1, 3, 4, 4), (1, 2, 5, 5), weight_size=(3, 2, 3, 3))])
 conv2d: Op = composite("conv2d", "x w b? -> y", _conv, spec=_conv_spec, reference=_conv_reference, samples=CONV, promote="dtype",
     vjp={"x": lambda g, w, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, w, shape_x, stride, padding, dilation, groups),
          "w": lambda g, x, shape_w, stride, padding, dilation, groups: conv2d_weight_grad(g, x, shape_w, stride, padding, dilation, groups),
-         "b": lambda g: sum_(g, (0, 2, 3))}, doc="Convolve (cross-correlate) images (N, C, H, W) with kernels (O, C/groups, kH, kW).")
+         "b": lambda g: sum_(g, (0, 2, 3))}, doc="Convolve (cross-correlate) images (N, C, H, W) with kernels (O, C/groups, kH, kW).",
+            errors=[raises(ShapeError, "expected", (3, 4, 4), (2, 3, 3, 3), None), raises(ShapeError, "groups needs weight", (1, 3, 4, 4), (2, 2, 3, 3), None),
+            raises(ShapeError, "does not fit", (1, 3, 2, 2), (2, 3, 3, 3), None)])
 
 
 # ---- pooling -------------------------------------------------------------------------------------------------------
@@ -195,20 +218,33 @@ def _max_pool_grad(g: Any, indices: Any, input_size: Any) -> Any:
     return g.new_zeros((n, c, h * w)).scatter_add(2, reshape(indices, (n, c, g.shape[2] * g.shape[3])), reshape(g, (n, c, g.shape[2] * g.shape[3]))).reshape(input_size)
 
 
+def _max_grad_spec(g: Spec, indices: Spec, input_size: Any) -> Spec:
+    equal("max_pool2d_grad", g.shape, indices.shape)
+    equal("max_pool2d_grad: images and channels", g.shape[:2], tuple(input_size)[:2])
+    return Spec(tuple(input_size), g.dtype)
+
+
 def _max_pool_grad_grad(g_gx: Any, indices: Any, shape_g: Any) -> Any:
     n, c, oh, ow = shape_g
     return reshape(reshape(g_gx, (n, c, g_gx.shape[2] * g_gx.shape[3])).gather(2, reshape(indices, (n, c, oh * ow))), shape_g)
 
 
-MAX_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)), s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True),
+MAX_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1)),
+            s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True),
             s((1, 1, 9, 9), kernel_size=(2, 2), stride=(1, 2), dilation=(2, 3)), s((0, 2, 4, 4), kernel_size=(2, 2), stride=(2, 2))]
 max_pool2d_indices: Op = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec, samples=MAX_POOL, num=EXACT,
-                                   doc="Return where in its plane (row * width + column) each window's maximum lies.")
-max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, num=STEPWISE, spec=lambda g, indices, input_size: Spec(tuple(input_size), g.dtype),
+                                   doc="Return where in its plane (row * width + column) each window's maximum lies.",
+            errors=[raises(ShapeError, "does not fit", (1, 1, 2, 2), kernel_size=(3, 3), stride=(1, 1))])
+max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad}, num=STEPWISE, spec=_max_grad_spec,
                             samples=[s((2, 3, 2, 2), Arg((2, 3, 2, 2), "int64", 0, 16), input_size=(2, 3, 4, 4))],
-                            doc="Return the gradient of max_pool2d from the indices of its maxima.")
-max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"), spec=_pool_spec, samples=MAX_POOL, num=EXACT,
-                           doc="Return the maximum of every window; NaN wins, the first of equals.")
+                            doc="Return the gradient of max_pool2d from the indices of its maxima.",
+            errors=[raises(ShapeError, "must be equal", (1, 1, 2, 2), ints(1, 1, 2, 3), input_size=(1, 1, 4, 4)),
+            raises(IndexError, "out of range|outside", (1, 1, 2, 2), ints(1, 1, 2, 2, low=16, high=17), input_size=(1, 1, 4, 4))])
+max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool, {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"),
+            spec=_pool_spec, samples=MAX_POOL, num=EXACT,
+                           doc="Return the maximum of every window; NaN wins, the first of equals.",
+            errors=[raises(ShapeError, "does not fit", (1, 1, 2, 2), kernel_size=(3, 3), stride=(1, 1)),
+            raises(ArgumentError, "at most half", (1, 1, 4, 4), kernel_size=(2, 2), stride=(1, 1), padding=(2, 0))])
 
 
 def _counts(n: int, out: int, k: int, stride: int, padding: int, include: bool) -> list[int]:
@@ -238,6 +274,12 @@ def _avg_spec(x: Spec, kernel_size: Pair, stride: Pair, padding: Pair = NIL, cei
     return _pool_spec(x, kernel_size, stride, padding, ONE, ceil_mode)
 
 
+def _avg_grad_spec(g: Spec, input_size: Any, kernel_size: Pair, stride: Pair, padding: Pair = NIL, ceil_mode: bool = False, count_include_pad: bool = True) -> Spec:
+    x = Spec(tuple(input_size), g.dtype)
+    _belongs("avg_pool2d_grad", g, _avg_spec(x, kernel_size, stride, padding, ceil_mode))
+    return x
+
+
 def _avg_pool_grad(g: Any, input_size: Any, kernel_size: Pair, stride: Pair, padding: Pair = NIL, ceil_mode: bool = False, count_include_pad: bool = True) -> Any:
     g = g * _scale(g, input_size[2:], g.shape[2:], kernel_size, stride, padding, count_include_pad)
     wide, total = _spread(g, stride), None
@@ -251,10 +293,14 @@ def _avg_pool_grad(g: Any, input_size: Any, kernel_size: Pair, stride: Pair, pad
 
 AVG_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=False),
             s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True), s((1, 2, 5, 5), kernel_size=(3, 2), stride=(1, 1), padding=(1, 1))]
-avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=Num("mixed", 4.0), spec=lambda g, input_size, **kw: Spec(tuple(input_size), g.dtype),
-                            vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d(g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad)},
+avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=Num("mixed", 4.0), spec=_avg_grad_spec,
+                            vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode,
+                            count_include_pad: avg_pool2d(g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad)},
                             samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape, **x.attrs) for x in AVG_POOL],
-                            doc="Return the gradient of avg_pool2d.")
+                            doc="Return the gradient of avg_pool2d.",
+            errors=[raises(ShapeError, "does not belong", (1, 1, 3, 3), input_size=(1, 1, 4, 4), kernel_size=(2, 2), stride=(2, 2))])
 avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, num=Num("mixed", 4.0), samples=AVG_POOL,
-                       vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)},
-                       doc="Return the average of every window.")
+                       vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode,
+                       count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)},
+                       doc="Return the average of every window.",
+            errors=[raises(ShapeError, "expected", (4, 4), kernel_size=(2, 2), stride=(2, 2))])

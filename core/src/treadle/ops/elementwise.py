@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from treadle.dtypes import ALL, FLOATS, INTS, DType
-from treadle.errors import DTypeError
+from treadle.errors import DTypeError, ShapeError
 from treadle.op import EXACT, Num, Op, binary, boolean, elementwise, ulp, unary, unary_float
 from treadle.ops.reduction import sum_to
-from treadle.ops.samples import UNARY_SHAPES, s, t
+from treadle.ops.samples import UNARY_SHAPES, Arg, bools, raises, s, t
 from treadle.spec import Spec
 
 NUMERIC = INTS | FLOATS
@@ -102,11 +102,13 @@ mul: Op = binary("mul", {"float": "a * b", "int": "a * b", "uint": "a * b", "boo
 div: Op = binary("div", {"float": "a / b", "int": "trunc_div(a, b)", "uint": "trunc_div(a, b)"}, _trunc_div,
              {"a": lambda g, b, shape_a: sum_to(g / b, shape_a), "b": lambda g, b, y, shape_b: sum_to(-g * (y / b), shape_b)}, dtypes=NUMERIC,
              samples=[s((4, 5), t(5, kind="positive")), s(t(3, 1), t(1, 4, kind="positive")), s((), t(kind="positive")), s((0,), t(0))],
-             doc="Divide: floats as IEEE 754, integers toward zero; an integer divisor of zero is an error.")
+             doc="Divide: floats as IEEE 754, integers toward zero; an integer divisor of zero is an error.",
+            errors=[raises(ShapeError, "do not broadcast", (3,), (4,)), raises(ZeroDivisionError, "zero", Arg((3,), "int32", 1), Arg((3,), "int32", 0, 1))])
 rem: Op = binary("rem", {"float": "rem(a, b)", "int": "trunc_rem(a, b)", "uint": "trunc_rem(a, b)"}, _trunc_rem,
              {"a": lambda g, shape_a: sum_to(g, shape_a), "b": lambda g, a, b, shape_b: sum_to(-g * _truncate(a / b), shape_b)}, dtypes=NUMERIC,
              samples=[s((4, 5), t(5, kind="positive")), s(t(3, 1), t(1, 4, kind="positive")), s((), t(kind="positive")), s((0,), t(0))],
-             doc="Return the remainder of division toward zero (C's fmod): it has the sign of a.")
+             doc="Return the remainder of division toward zero (C's fmod): it has the sign of a.",
+            errors=[raises(ShapeError, "do not broadcast", (3,), (4,)), raises(ZeroDivisionError, "zero", Arg((3,), "int32", 1), Arg((3,), "int32", 0, 1))])
 pow_: Op = binary("pow", "pow(a, b)", _wrap_pow,
               {"a": lambda g, a, b, shape_a: sum_to(_pow_base_grad(g, a, b), shape_a), "b": lambda g, a, y, shape_b: sum_to(_pow_exponent_grad(g, a, y), shape_b)},
               dtypes=NUMERIC, num=ulp(16), samples=[s(t(4, 5, kind="positive"), (5,)), s(t(7, kind="positive"), 2), s(t(3, kind="positive"), -1.5), s(t(kind="positive"), ())],
@@ -133,7 +135,8 @@ where: Op = elementwise("where", "c a b", "select(c, a, b)", np.where,
                     {"a": lambda g, c, shape_a: sum_to(where(c, g, 0.0), shape_a), "b": lambda g, c, shape_b: sum_to(where(c, 0.0, g), shape_b)},
                     spec=lambda c, a, b: a, samples=[s(t(*a, kind="bool"), b, c) for a, b, c in
                                                      (((), (), ()), ((4, 5), (4, 5), (4, 5)), ((4, 1), (5,), (4, 5)), ((7,), (7,), ()), ((0, 2), (0, 2), (2,)), ((67, 33),) * 3)],
-                                                     doc="Select from a where the condition c holds, else from b.")
+                                                     doc="Select from a where the condition c holds, else from b.",
+            errors=[raises(ShapeError, "do not broadcast", bools(3), (4,), ()), raises(DTypeError, "condition must be bool", (3,), (3,), (3,))])
 
 
 def _truncate(x: Any) -> Any:
@@ -175,11 +178,13 @@ def _bitcast_spec(x: Spec, dtype: DType) -> Spec:
 
 cast: Op = Op("cast", "x -> y", tier="kernel", category="cast", reference=_cast, spec=lambda x, dtype: Spec(x.shape, dtype), num=EXACT,
           vjp={"x": lambda g, dtype_x: cast(g, dtype_x)}, samples=[s((4, 5), dtype=d) for d in ALL] + [s((), dtype=ALL[4]), s((0, 3), dtype=ALL[11])],
-          doc="Convert elements: floats to integers toward zero and saturating (NaN gives 0), integers wrapping, anything to bool by comparing with 0.")
+          doc="Convert elements: floats to integers toward zero and saturating (NaN gives 0), integers wrapping, anything to bool by comparing with 0.",
+            errors=[raises(DTypeError, "tensor", 3.0, dtype=ALL[0])])
 bitcast: Op = Op("bitcast", "x -> y", tier="kernel", category="bits", reference=lambda x, dtype: x.view(dtype.np), spec=_bitcast_spec, num=EXACT, vjp={},
              dtypes=frozenset(ALL) - {ALL[0]},
                   samples=[s((4, 5), dtype=d) for d in ALL[1:]] + [s((), dtype=ALL[7]), s((0, 3), dtype=ALL[11])],
-                  doc="Reinterpret the bits of every element as another type of the same size.")
+                  doc="Reinterpret the bits of every element as another type of the same size.",
+            errors=[raises(DTypeError, "bytes an element", (3,), dtype=ALL[12])])
 
 # ---- composites: activations and conveniences ----------------------------------------------------------------------
 COMPOSITE: dict[str, Any] = {"tier": "composite", "dtypes": FLOATS, "int_to_float": True}
@@ -218,7 +223,8 @@ sigmoid: Op = unary("sigmoid", "1 / (1 + exp(-x))", lambda x: 1 / (1 + np.exp(-x
 silu_grad: Op = elementwise("silu_grad", "g x", "g / (1 + exp(-x)) * (1 + x * (1 - 1 / (1 + exp(-x))))", None,
                         decompose=lambda g, x: g * _sigmoid_of(x) * (1.0 + x * (1.0 - _sigmoid_of(x))), **GRADIENT,
                         doc="Return the gradient of silu.")
-silu: Op = unary("silu", "x / (1 + exp(-x))", lambda x: x / (1 + np.exp(-x)), {"x": lambda g, x: silu_grad(g, x)}, decompose=lambda x: x / (exp(-x) + 1.0), **COMPOSITE | {"num": ulp(4)},
+silu: Op = unary("silu", "x / (1 + exp(-x))", lambda x: x / (1 + np.exp(-x)), {"x": lambda g, x: silu_grad(g, x)}, decompose=lambda x: x / (exp(-x) + 1.0),
+            **COMPOSITE | {"num": ulp(4)},
                  doc="Return x * sigmoid(x) (Elfwing et al. 2018).")
 gelu_grad: Op = elementwise("gelu_grad", "g x", "g * (0.5 * (1 + erf(x * 0.70710678118654752)) + x * (0.39894228040143268 * exp(-0.5 * x * x)))", None,
                         decompose=lambda g, x: g * (0.5 * (erf(x * SQRT_HALF) + 1.0) + x * (exp(x * x * -0.5) * RSQRT_2PI)), **GRADIENT,
@@ -234,13 +240,14 @@ gelu_tanh: Op = unary("gelu_tanh", "x / (1 + exp(-1.5957691216057308 * (x + 0.04
                       {"x": lambda g, x: gelu_tanh_grad(g, x)}, decompose=lambda x: 0.5 * x * (_gelu_inner(x) + 1.0), **COMPOSITE | {"num": MIXED},
                       doc="Return GELU by its tanh approximation (Hendrycks and Gimpel 2016).")
 softplus: Op = unary("softplus", "select(x > 20, x, log1p(exp(min(x, 20))))", lambda x: np.where(x > 20, x, np.logaddexp(x, 0)), {"x": lambda g, x: g * sigmoid(x)},
-                 decompose=lambda x: where(20.0 < x, x, log1p(exp(minimum(x, 20.0)))), **COMPOSITE | {"num": MIXED},
+                 decompose=lambda x: where(x > 20.0, x, log1p(exp(minimum(x, 20.0)))), **COMPOSITE | {"num": MIXED},
                  doc="Return log(1 + exp(x)); x itself above 20, as PyTorch.")
 reciprocal: Op = unary("reciprocal", "1 / x", lambda x: 1 / x, {"x": lambda g, y: -g * (y * y)}, decompose=lambda x: 1.0 / x, **COMPOSITE | {"num": EXACT},
                        doc="Return 1 / x.")
 rsqrt: Op = unary("rsqrt", "1 / sqrt(x)", lambda x: 1 / np.sqrt(x), {"x": lambda g, y: g * (y * y * y * -0.5)}, decompose=lambda x: 1.0 / sqrt(x), **COMPOSITE | {"num": ulp(4)},
                   doc="Return 1 / sqrt(x).")
-square: Op = unary("square", {"float": "x * x", "int": "x * x", "uint": "x * x"}, lambda x: x * x, {"x": lambda g, x: g * (x * 2.0)}, decompose=lambda x: mul(x, x), tier="composite", dtypes=NUMERIC,
+square: Op = unary("square", {"float": "x * x", "int": "x * x", "uint": "x * x"}, lambda x: x * x, {"x": lambda g, x: g * (x * 2.0)}, decompose=lambda x: mul(x, x),
+            tier="composite", dtypes=NUMERIC,
                    doc="Return x * x.")
 true_div: Op = binary("true_div", "a / b", np.divide, {"a": lambda g, b, shape_a: sum_to(g / b, shape_a), "b": lambda g, b, y, shape_b: sum_to(-g * (y / b), shape_b)},
                   decompose=lambda a, b: div(a, b), samples=div.samples, **COMPOSITE | {"num": EXACT},

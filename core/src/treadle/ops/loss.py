@@ -4,13 +4,14 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import INTS
+from treadle.dtypes import INTS, int64
 from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import Num, Op, composite
-from treadle.ops.elementwise import exp, where
+from treadle.ops.elementwise import cast, exp, where
+from treadle.ops.indexing import gather_nd
 from treadle.ops.manipulation import reshape
 from treadle.ops.reduction import sum_
-from treadle.ops.samples import Arg, ints, s
+from treadle.ops.samples import Arg, ints, raises, s
 from treadle.ops.softmax import logsumexp
 from treadle.spec import Spec
 
@@ -31,14 +32,29 @@ def _spec(x: Spec, t: Spec, w: Spec | None = None, label_smoothing: float = 0.0,
     return Spec(x.shape[:1] if reduction == "none" else (), x.dtype)
 
 
+def _grad_spec(g: Spec, x: Spec, t: Spec, w: Spec | None, lse: Spec, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Spec:
+    y = _spec(x, t, w, label_smoothing, ignore_index, reduction)
+    if g.shape != y.shape or lse.shape != x.shape[:1]:
+        raise ShapeError(f"cross_entropy_grad: the gradient must be {y.shape} and lse {x.shape[:1]}: {g.shape}, {lse.shape}")
+    return x
+
+
+def _lse_spec(x: Spec) -> Spec:
+    if x.ndim != 2:
+        raise ShapeError(f"cross_entropy: logits (N, C) expected: {x.shape}")
+    return Spec(x.shape[:1], x.dtype)
+
+
 def _parts(x: Any, t: Any, w: Any, ignore_index: int) -> Any:
     """(hit, valid, weight): one-hot targets (N, C), rows that count (N,), weight of each row's class (N,), zero where ignored."""
     classes = x.new_arange(x.shape[1], dtype=t.dtype)
     valid = t != ignore_index
     column = (t.shape[0], 1)
     hit = (reshape(t, column) == classes) & reshape(valid, column)
-    picked = hit.to(x.dtype) if w is None else hit.to(x.dtype) * w
-    return hit, valid.to(x.dtype), sum_(picked, (1,))
+    count = x.shape[1]
+    safe = where(valid, where(t < 0, count, t), 0)  # gather_nd refuses what is out of range
+    weight = gather_nd(x.new_ones((count,)) if w is None else w, reshape(cast(safe, int64), column))
+    return hit, valid.to(x.dtype), weight * valid.to(x.dtype)
 
 
 def _loss(x: Any, t: Any, w: Any, lse: Any, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Any:
@@ -81,12 +97,20 @@ def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, igno
     return rows if reduction == "none" else rows.sum() / (weight.sum() if reduction == "mean" else 1)
 
 
-CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1), s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
+CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1),
+            s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
          s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2)]
-cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=lambda x: Spec(x.shape[:1], x.dtype), samples=[s((4, 5))], num=CLASS,
-                                  doc="Return the log-sum-exp of every row of logits.")
-cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=lambda g, x, *rest, **kw: x, num=CLASS,
-                               samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,), **c.attrs) for c in CASES],
-                               doc="Return the gradient of cross_entropy for its logits.")
-cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES, num=CLASS,
-                              doc="Return the cross-entropy of logits (N, C) and class indices (N,), with class weights, label smoothing and an index to ignore.")
+cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=_lse_spec, samples=[s((4, 5))], num=CLASS,
+                                  doc="Return the log-sum-exp of every row of logits.",
+            errors=[raises(ShapeError, "expected", (5,))])
+cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=_grad_spec, num=CLASS,
+                               samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,),
+                               **c.attrs) for c in CASES],
+                               doc="Return the gradient of cross_entropy for its logits.",
+            errors=[raises(ShapeError, "gradient", (3,), (4, 5), ints(4, high=5), None, (4,))])
+cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES,
+            num=CLASS,
+                              doc="Return the cross-entropy of logits (N, C) and class indices (N,), with class weights, label smoothing and an index to ignore.",
+            errors=[raises(IndexError, "out of range|outside", (2, 3), ints(2, low=3, high=4), None),
+            raises(IndexError, "out of range|outside", (2, 3), ints(2, low=-1, high=0), None),
+            raises(DTypeError, "must be integers", (2, 3), (2,), None), raises(ArgumentError, "reduction", (2, 3), ints(2, high=3), None, reduction="max")])

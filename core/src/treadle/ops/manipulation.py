@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from treadle.errors import ShapeError
+from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import EXACT, Op, view
-from treadle.ops.samples import s
+from treadle.ops.samples import raises, s
 from treadle.shapes import Shape, check_count, dense_strides, expand_strides, reshape_strides
 from treadle.spec import Spec
 
@@ -65,15 +65,18 @@ def _windows(shape: Shape, strides: Shape, axis: int, size: int, step: int, dila
 
 
 reshape: Op = view("reshape", "x -> y", _reshape, samples=[s((4, 6), to=(3, 8)), s((), to=(1, 1)), s((0, 3), to=(3, 0))],
-                   doc="Read the elements, in row-major order, in another shape.")
+                   doc="Read the elements, in row-major order, in another shape.",
+            errors=[raises(ShapeError, "no view of shape", (4, 6), to=(5, 5))])
 permute: Op = view("permute", "x -> y", _permute, samples=[s((2, 3, 4), axes=(2, 0, 1)), s((3, 0), axes=(1, 0)), s((), axes=())],
                    doc="Reorder axes.")
 expand: Op = view("expand", "x -> y", _expand, samples=[s((3, 1), to=(2, 3, 4)), s((), to=(2,)), s((1, 0), to=(4, 0))],
-                  doc="Repeat axes of size 1 without copying.")
+                  doc="Repeat axes of size 1 without copying.",
+            errors=[raises(ShapeError, "does not broadcast", (3, 2), to=(3, 4))])
 subscript: Op = view("subscript", "x -> y", _subscript, samples=[s((5, 6), items=((1, 2, 2), 3)), s((4,), items=(None, (3, 4, -1))), s((0, 2), items=((0, 0, 1), 1))],
                      doc="Select, slice and insert axes: what basic indexing does.")
 flip: Op = view("flip", "x -> y", _flip, samples=[s((4, 5), axes=(0,)), s((2, 3, 4), axes=(0, 2)), s((0, 2), axes=(1,))], doc="Reverse axes.")
-windows: Op = view("windows", "x -> y", _windows, samples=[s((2, 9), axis=1, size=3, step=2, dilation=1), s((7,), axis=0, size=2, step=1, dilation=3), s((5,), axis=0, size=5, step=1, dilation=1)],
+windows: Op = view("windows", "x -> y", _windows, samples=[s((2, 9), axis=1, size=3, step=2, dilation=1), s((7,), axis=0, size=2, step=1, dilation=3),
+            s((5,), axis=0, size=5, step=1, dilation=1)],
                    doc="Read all windows of a size along one axis; the place within a window becomes the last axis.")
 
 
@@ -104,6 +107,10 @@ def _concat_grad(g: Any, shape_xs: Any, axis: int) -> list[Any]:
 
 
 def _pad_spec(x: Spec, value: float, widths: Any) -> Spec:
+    if len(widths) != x.ndim:
+        raise ShapeError(f"pad: one pair of widths per axis is needed: {len(widths)} for shape {x.shape}")
+    if any(n < 0 for pair in widths for n in pair):
+        raise ArgumentError(f"pad: widths must not be negative: {widths}; slice instead")
     return Spec(tuple(n + lo + hi for n, (lo, hi) in zip(x.shape, widths, strict=True)), x.dtype)
 
 
@@ -114,6 +121,13 @@ def _pad_regions(out: Spec, x: Spec, widths: Any) -> list[tuple[int, Layout]]:
 
 def _pad_grad(g: Any, shape_x: Shape, widths: Any) -> Any:
     return subscript(g, tuple((lo, n, 1) for (lo, _), n in zip(widths, shape_x, strict=True)))
+
+
+def _write_spec(x: Spec, y: Spec, items: Any) -> Spec:
+    region = _subscript(x.shape, dense_strides(x.shape), items)[0]
+    if y.shape != region or y.dtype is not x.dtype:
+        raise ShapeError(f"write: what is written must be like the region, {x.dtype.name}{list(region)}: {y}")
+    return x
 
 
 def _write_regions(out: Spec, x: Spec, y: Spec, items: Any) -> list[tuple[int, Layout]]:
@@ -132,17 +146,21 @@ def _write_reference(x: Any, y: Any, items: Any) -> Any:
 
 concat: Op = Op("concat", "xs* -> y", tier="copy", category="copy", spec=_concat_spec, layout=_concat_regions, num=EXACT,
             reference=lambda *xs, axis: np.concatenate(xs, axis), vjp={"xs": _concat_grad},
-            samples=[s([(2, 3), (4, 3)], axis=0), s([(2, 3), (2, 1), (2, 0)], axis=1), s([(5,)], axis=0)], doc="Join tensors along an axis.")
+            samples=[s([(2, 3), (4, 3)], axis=0), s([(2, 3), (2, 1), (2, 0)], axis=1), s([(5,)], axis=0)], doc="Join tensors along an axis.",
+            errors=[raises(ShapeError, "agree except at axis", [(2, 3), (3, 4)], axis=0)])
 pad: Op = Op("pad", "x value# -> y", tier="copy", category="copy", spec=_pad_spec, layout=_pad_regions, num=EXACT,
          reference=lambda x, value, widths: np.pad(x, widths, constant_values=value).astype(x.dtype) if widths else x.copy(), vjp={"x": _pad_grad},
          samples=[s((2, 3), 1.5, widths=((1, 0), (2, 3))), s((0, 2), 0.0, widths=((1, 1), (0, 0))), s((), 0.0, widths=())],
-         doc="Surround with a value: widths (before, after) per axis.")
+         doc="Surround with a value: widths (before, after) per axis.",
+            errors=[raises(ShapeError, "one pair of widths", (2, 3), 0.0, widths=((1, 1),)), raises(ArgumentError, "negative", (3,), 0.0, widths=((-1, 0),))])
 copy: Op = Op("copy", "x -> y", tier="copy", category="copy", spec=lambda x: x, layout=lambda out, x: [(0, (x.shape, dense_strides(x.shape), 0))], num=EXACT,
-          reference=lambda x: x.copy(), vjp={"x": lambda g: g}, samples=[s((4, 5)), s(()), s((0, 3))], doc="Copy to new memory, row-major.")
-write: Op = Op("write", "x y -> z", tier="copy", category="copy", spec=lambda x, y, items: x, layout=_write_regions, num=EXACT, reference=_write_reference,
+          reference=lambda x: x.copy(), vjp={"x": lambda g: g}, samples=[s((4, 5)), s(()), s((0, 3))], doc="Copy to new memory, row-major.",
+            errors=[raises(DTypeError, "tensor", 3.0)])
+write: Op = Op("write", "x y -> z", tier="copy", category="copy", spec=_write_spec, layout=_write_regions, num=EXACT, reference=_write_reference,
            vjp={"x": lambda g, shape_y, items: write(g, g.new_zeros(shape_y), items), "y": lambda g, items: subscript(g, items)},
            samples=[s((5, 6), (2,), items=((1, 2, 2), 3)), s((4,), (4,), items=((3, 4, -1),)), s((3, 2), (3, 0), items=((0, 3, 1), (0, 0, 1)))],
-           doc="Return x with y written over the region that items describe.")
+           doc="Return x with y written over the region that items describe.",
+            errors=[raises(ShapeError, "the region", (4,), (3,), items=((0, 2, 1),))])
 
 
 def narrow(x: Any, axis: int, start: int, count: int) -> Any:

@@ -4,13 +4,13 @@ import math
 from typing import Any
 
 from treadle.dtypes import float32
-from treadle.errors import ShapeError
+from treadle.errors import ArgumentError, ShapeError
 from treadle.op import Num, Op, composite
 from treadle.ops.elementwise import rsqrt
 from treadle.ops.manipulation import reshape
 from treadle.ops.reduction import mean, sum_, sum_to
-from treadle.ops.samples import s, t
-from treadle.shapes import numel
+from treadle.ops.samples import raises, s, t
+from treadle.shapes import equal, numel
 from treadle.spec import Spec
 
 CLASS = Num("mixed", 64.0)
@@ -25,7 +25,13 @@ def _trailing(x: Any, ndim: int) -> Any:
     return tuple(range(x.ndim - ndim, x.ndim))
 
 
+def _ln_check(x: Spec, ndim: int) -> None:
+    if not 1 <= ndim <= x.ndim:
+        raise ArgumentError(f"layer_norm: ndim {ndim} must be in [1, {x.ndim}] for input {x.shape}")
+
+
 def _ln_spec(x: Spec, w: Spec | None = None, b: Spec | None = None, ndim: int = 1, eps: float = 1e-5) -> Spec:
+    _ln_check(x, ndim)
     for name, p in (("weight", w), ("bias", b)):
         if p is not None and p.shape != x.shape[x.ndim - ndim :]:
             raise ShapeError(f"layer_norm: {name} {p.shape} must equal the normalised shape {x.shape[x.ndim - ndim :]} of the input {x.shape}")
@@ -39,6 +45,7 @@ def _ln_stats(x: Any, ndim: int = 1, eps: float = 1e-5) -> Any:
 
 
 def _ln_stats_spec(x: Spec, ndim: int = 1, eps: float = 1e-5) -> Any:
+    _ln_check(x, ndim)
     shape = x.shape[: x.ndim - ndim] + (1,) * ndim
     return Spec(shape, _wide(x)), Spec(shape, _wide(x))
 
@@ -59,15 +66,25 @@ def _ln_grad(g: Any, x: Any, w: Any, mean: Any, rstd: Any, ndim: int = 1) -> Any
     return gx, sum_to(g * hat, shape), sum_to(g, shape)
 
 
+def _ln_grad_spec(g: Spec, x: Spec, w: Spec | None, mean: Spec, rstd: Spec, ndim: int = 1) -> Any:
+    equal("layer_norm_grad", g.shape, _ln_spec(x, w, None, ndim).shape)
+    equal("layer_norm_grad", mean.shape, rstd.shape, _ln_stats_spec(x, ndim)[0].shape)
+    weight = Spec(x.shape[x.ndim - ndim :], x.dtype)
+    return x, weight, weight
+
+
 LN = [s((4, 5), (5,), (5,)), s((2, 3, 4), (4,), None), s((2, 3, 4), (3, 4), (3, 4), ndim=2), s((7,), None, None), s((0, 5), (5,), (5,)), s((3, 67), (67,), (67,), eps=1e-3)]
 layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec, samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=CLASS,
-                                 doc="Return mean and reciprocal standard deviation over the last axes.")
+                                 doc="Return mean and reciprocal standard deviation over the last axes.",
+            errors=[raises(ArgumentError, "ndim", (4, 5), ndim=3)])
 layer_norm_grad: Op = composite("layer_norm_grad", "g x w? mean rstd -> gx gw gb", _ln_grad, num=CLASS,
-                            spec=lambda g, x, w, mean, rstd, ndim=1: (x, Spec(x.shape[x.ndim - ndim :], x.dtype), Spec(x.shape[x.ndim - ndim :], x.dtype)),
+                            spec=_ln_grad_spec,
                             samples=[s((4, 5), (4, 5), (5,), (4, 1), t(4, 1, kind="positive")), s((2, 3, 4), (2, 3, 4), None, (2, 1, 1), t(2, 1, 1, kind="positive"), ndim=2)],
-                            doc="Return the gradients of layer_norm for its input, weight and bias.")
+                            doc="Return the gradients of layer_norm for its input, weight and bias.",
+            errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), None, (5, 1), (5, 1))])
 layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad}, aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=CLASS,
-                           doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).")
+                           doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).",
+            errors=[raises(ShapeError, "weight", (4, 5), (4,), None), raises(ArgumentError, "ndim", (4, 5), None, None, ndim=3)])
 
 
 # ---- batch norm: over all axes but 1 ------------------------------------------------------------------------------------
@@ -127,6 +144,13 @@ def _bn_rule(g_y: Any, g_mean: Any, g_var: Any, x: Any, w: Any, mean: Any, var: 
     return gx, gw, gb
 
 
+def _bn_grad_spec(g: Spec, x: Spec, w: Spec | None, mean: Spec, var: Spec, eps: float = 1e-5) -> Any:
+    equal("batch_norm_grad", g.shape, x.shape)
+    _bn_check(x, w, mean, var)
+    weight = Spec((x.shape[1],), x.dtype)
+    return x, weight, weight
+
+
 def _bn_inference_spec(x: Spec, mean: Spec, var: Spec, w: Spec | None = None, b: Spec | None = None, eps: float = 1e-5) -> Spec:
     _bn_check(x, mean, var, w, b)
     return x
@@ -141,12 +165,15 @@ def _bn_inference(x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps
 
 P = t(3, kind="positive")
 batch_norm_grad: Op = composite("batch_norm_grad", "g x w? mean var -> gx gw gb", _bn_grad, num=CLASS,
-                            spec=lambda g, x, w, mean, var, eps=1e-5: (x, Spec((x.shape[1],), x.dtype), Spec((x.shape[1],), x.dtype)),
+                            spec=_bn_grad_spec,
                             samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)],
-                            doc="Return the gradients of batch_norm for its input, weight and bias.")
+                            doc="Return the gradients of batch_norm for its input, weight and bias.",
+            errors=[raises(ShapeError, "must be equal", (4, 3), (4, 2), None, (2,), (2,))])
 batch_norm: Op = composite("batch_norm", "x w? b? -> y mean var", _bn, {"x w b": _bn_rule}, spec=_bn_spec, num=CLASS,
                        samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None), s((8, 3, 7, 7), (3,), None, eps=1e-3)],
-                       doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).")
+                       doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).",
+            errors=[raises(ShapeError, "two dimensions", (4,), None, None), raises(ShapeError, "weight, bias", (4, 3), (4,), None)])
 batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference, spec=_bn_inference_spec, num=CLASS,
                                  samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))],
-                                 doc="Normalise over all axes but 1 with given statistics.")
+                                 doc="Normalise over all axes but 1 with given statistics.",
+            errors=[raises(ShapeError, "weight, bias", (4, 3), (3,), (2,), None, None)])

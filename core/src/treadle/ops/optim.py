@@ -7,10 +7,11 @@ Formulas as PyTorch's single-tensor implementations (Kingma and Ba 2015; Loshchi
 from typing import Any
 
 from treadle.dtypes import FLOATS
+from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import Num, Op
 from treadle.ops.elementwise import minimum, sqrt
 from treadle.ops.reduction import sum_
-from treadle.ops.samples import s, t
+from treadle.ops.samples import raises, s, t
 
 CLASS = Num("mixed", 16.0)
 SHAPES = [(3, 4), (5,), ()]
@@ -62,10 +63,15 @@ def lists(name: str, signature: str, decompose: Any, **fields: Any) -> Op:
 
 
 sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,
-                 samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)],
-                 doc="One step of stochastic gradient descent over lists of parameters, with momentum and weight decay.")
+                 samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+                 s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)],
+                 doc="One step of stochastic gradient descent over lists of parameters, with momentum and weight decay.",
+            errors=[raises(ArgumentError, "differ in length", [(3,)], [(3,), (4,)], [], 0.1)])
 adam_step: Op = lists("adam_step", "params* grads* ms* vs* lr# step# -> params* ms* vs*", _adam,
-                  samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)],
-                  doc="One step of Adam (or, decoupled, AdamW) over lists of parameters.")
+                  samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True),
+                  s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)],
+                  doc="One step of Adam (or, decoupled, AdamW) over lists of parameters.",
+            errors=[raises(ShapeError, "list 1 has shape", [(3,)], [(4,)], [(3,)], [(3,)], 0.1, 1)])
 clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip, samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)],
-                                doc="Scale tensors so that their common norm is at most max_norm; also that norm.")
+                                doc="Scale tensors so that their common norm is at most max_norm; also that norm.",
+            errors=[raises(DTypeError, "tensors", [3.0], 1.0)])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from treadle.dtypes import DType, bfloat16, float16, float32, float64, int32, int64, uint32, uint64
+from treadle.errors import ArgumentError, ShapeError
 from treadle.op import EXACT, Op, composite
 from treadle.ops.elementwise import bit_and, bit_or, bit_xor, bitcast, cast, lt, neg, shl, shr, sqrt, where
 from treadle.ops.manipulation import narrow, reshape, subscript
-from treadle.ops.samples import s, state
+from treadle.ops.samples import Arg, raises, s, state
 from treadle.shapes import Shape, numel
 from treadle.spec import Spec
 
@@ -156,19 +157,43 @@ def _dropout(x: Any, state: Any, p: float) -> Any:
     return where(drop, 0.0, x * scale)
 
 
+def _state_check(state: Spec) -> None:
+    if state.shape != (4,) or state.dtype is not uint32:
+        raise ShapeError(f"random: the state must be four uint32: {state}")
+
+
+def _shaped(state: Spec, shape: Shape, dtype: DType = float32) -> Spec:
+    _state_check(state)
+    return Spec(tuple(shape), dtype)
+
+
+def _dropout_spec(x: Spec, state: Spec, p: float) -> Spec:
+    _state_check(state)
+    if not 0.0 <= p <= 1.0:
+        raise ArgumentError(f"dropout: the probability p must lie in [0, 1]: {p}")
+    return x
+
+
+NO_STATE = raises(ShapeError, "four uint32", Arg((3,), "uint32"), shape=(2,))
 RANDOM: dict[str, Any] = {"num": EXACT, "dtypes": frozenset({uint32})}
-FLOAT_SAMPLES = [s(state(), shape=(4, 5), dtype=d) for d in (float32, float64, float16, bfloat16)] + [s(state(), shape=(), dtype=float32), s(state(), shape=(0, 3), dtype=float32), s(state(), shape=(333,), dtype=float32)]
-random_bits: Op = composite("random_bits", "state -> y", _bits, {}, spec=lambda state, shape: Spec(tuple(shape), uint32), reference=_bits_reference,
+FLOAT_SAMPLES = [s(state(), shape=(4, 5), dtype=d) for d in (float32, float64, float16, bfloat16)] + [s(state(), shape=(), dtype=float32),
+            s(state(), shape=(0, 3), dtype=float32), s(state(), shape=(333,), dtype=float32)]
+random_bits: Op = composite("random_bits", "state -> y", _bits, {}, spec=lambda state, shape: _shaped(state, shape, uint32), reference=_bits_reference,
                         samples=[s(state(), shape=(4, 5)), s(state(), shape=()), s(state(), shape=(0, 3)), s(state(), shape=(333,))], **RANDOM,
-                        doc="Draw uniform uint32 words from a state of four uint32: seed and call number.")
-random_uniform: Op = composite("random_uniform", "state -> y", _uniform, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM,
-                               doc="Draw uniform numbers in [0, 1).")
-random_normal: Op = composite("random_normal", "state -> y", _normal, {}, spec=lambda state, shape, dtype=float32: Spec(tuple(shape), dtype), samples=FLOAT_SAMPLES, **RANDOM,
-                              doc="Draw standard normal numbers.")
-dropout: Op = composite("dropout", "x state -> y", _dropout, {"x": lambda g, state, p: dropout(g, state, p)}, spec=lambda x, state, p: x, num=EXACT,
+                        doc="Draw uniform uint32 words from a state of four uint32: seed and call number.",
+            errors=[NO_STATE])
+random_uniform: Op = composite("random_uniform", "state -> y", _uniform, {}, spec=_shaped, samples=FLOAT_SAMPLES, **RANDOM,
+                               doc="Draw uniform numbers in [0, 1).",
+            errors=[NO_STATE])
+random_normal: Op = composite("random_normal", "state -> y", _normal, {}, spec=_shaped, samples=FLOAT_SAMPLES, **RANDOM,
+                              doc="Draw standard normal numbers.",
+            errors=[NO_STATE])
+dropout: Op = composite("dropout", "x state -> y", _dropout, {"x": lambda g, state, p: dropout(g, state, p)}, spec=_dropout_spec, num=EXACT,
                     samples=[s((4, 5), state(), p=0.5), s((333,), state(), p=0.1), s((), state(), p=0.0), s((0, 3), state(), p=0.5), s((7,), state(), p=1.0)],
-                    doc="Set elements to zero with probability p and scale the others by 1/(1-p); the mask is drawn again in the gradient.")
+                    doc="Set elements to zero with probability p and scale the others by 1/(1-p); the mask is drawn again in the gradient.",
+            errors=[raises(ArgumentError, "probability", (3,), state(), p=1.5)])
 iota: Op = Op("iota", "start# step# -> y", tier="kernel", category="create", spec=lambda size, dtype: Spec((size,), dtype), num=EXACT, vjp={},
           reference=lambda start, step, size, dtype: (start + np.arange(size, dtype=np.float64 if dtype.kind == "f" else np.int64) * step).astype(dtype.np),
           samples=[s(0, 1, size=7, dtype=float32), s(3, -2, size=5, dtype=int64), s(0.5, 0.25, size=9, dtype=float64), s(0, 1, size=0, dtype=int32)],
-          doc="Return start, start + step, ... (size of them).")
+          doc="Return start, start + step, ... (size of them).",
+            errors=[raises(ShapeError, "negative", 0, 1, size=-1, dtype=float32)])

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from treadle.dtypes import ALL, FLOATS, INTS, int64
-from treadle.errors import ArgumentError
+from treadle.errors import ArgumentError, DTypeError
 from treadle.op import EXACT, Num, Op, composite
 from treadle.ops.manipulation import concat, expand, narrow, reshape, subscript
-from treadle.ops.samples import reduction_samples, s
+from treadle.ops.samples import bools, ints, raises, reduction_samples, s
 from treadle.shapes import Shape, reduced
 from treadle.spec import Spec
 
@@ -63,13 +63,17 @@ def _extremum(f: Any, zero_wins: Any) -> Any:
     return run
 
 
-sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC, doc="Add elements over axes; half types add up in float32.")
+sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC, doc="Add elements over axes; half types add up in float32.",
+            errors=[raises(DTypeError, "not defined for bool", bools(3), axes=(0,))])
 prod: Op = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)}, dtypes=NUMERIC,
-                     doc="Multiply elements over axes.")
+                     doc="Multiply elements over axes.",
+            errors=[raises(DTypeError, "not defined for bool", bools(3), axes=(0,))])
 max_: Op = reduction("max", _extremum(np.max, np.all), {"x": _extremum_grad}, num=EXACT, check=_not_empty,
-                     doc="Return the largest over axes; NaN wins, ties share the gradient.")
+                     doc="Return the largest over axes; NaN wins, ties share the gradient.",
+            errors=[raises(ArgumentError, "size 0", (3, 0), axes=(1,))])
 min_: Op = reduction("min", _extremum(np.min, np.any), {"x": _extremum_grad}, num=EXACT, check=_not_empty,
-                     doc="Return the smallest over axes; NaN wins, ties share the gradient.")
+                     doc="Return the smallest over axes; NaN wins, ties share the gradient.",
+            errors=[raises(ArgumentError, "size 0", (3, 0), axes=(0, 1))])
 
 
 def sum_to(g: Any, shape: Shape) -> Any:
@@ -128,10 +132,14 @@ def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = Fals
     return _spec(x, axes, keepdims)
 
 
-mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.mean(x, axes, keepdims=keepdims), num=Num("mixed", 4.0), samples=reduction_samples()[:-2],
-                     doc="Average over axes.")
-var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=Num("mixed", 4.0), samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
-                    doc="Return the variance over axes, divided by count - correction.")
+mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.sum(x, axes, keepdims=keepdims) / np.float64(math.prod(x.shape[a] for a in axes)),
+            num=Num("mixed", 4.0), samples=reduction_samples()[:-2],
+                     doc="Average over axes.",
+            errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
+var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=Num("mixed", 4.0),
+            samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
+                    doc="Return the variance over axes, divided by count - correction.",
+            errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
 
 
 def _arg_spec(x: Spec, axis: int, keepdims: bool = False) -> Spec:
@@ -154,17 +162,21 @@ def _arg(reduce: Op) -> Any:
         n = x.shape[axis]
         best = reduce(x, (axis,), True)
         place = reshape(x.new_arange(n, dtype=int64), tuple(n if d == axis else 1 for d in range(x.ndim)))
-        hit = (x == best) | (x != x)  # noqa: PLR0124 - NaN wins
+        hit = (x == best) | (x != x)
         return min_(expand(place, x.shape).where(hit, n), (axis,), keepdims)
 
     return decompose
 
 
 ARG_SAMPLES = [s((4, 5), axis=0), s((4, 5), axis=1, keepdims=True), s((7,), axis=0), s((), axis=0), s((37, 65), axis=1), s((2, 3, 4), axis=1)]
-argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL),
-                       doc="Return the first index (int64) of the largest along an axis; NaN wins.")
-argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT, dtypes=frozenset(ALL),
-                       doc="Return the first index (int64) of the smallest along an axis; NaN wins.")
+argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT,
+            dtypes=frozenset(ALL),
+                       doc="Return the first index (int64) of the largest along an axis; NaN wins.",
+            errors=[raises(ArgumentError, "size 0", (0,), axis=0)])
+argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT,
+            dtypes=frozenset(ALL),
+                       doc="Return the first index (int64) of the smallest along an axis; NaN wins.",
+            errors=[raises(ArgumentError, "size 0", (2, 0), axis=1)])
 
 
 def _cumsum(x: Any, axis: int) -> Any:
@@ -181,6 +193,8 @@ def _reversed(x: Any, axis: int) -> Any:
     return subscript(x, tuple((n - 1, n, -1) if d == axis else (0, n, 1) for d, n in enumerate(x.shape)))
 
 
-cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC, num=Num("mixed", 4.0),
+cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
+            num=Num("mixed", 4.0),
                    reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)],
-                   doc="Return running sums along an axis.")
+                   doc="Return running sums along an axis.",
+            errors=[raises(DTypeError, "not defined for bool", bools(3), axis=0)])

@@ -54,6 +54,11 @@ def s(*args: Any, **attrs: Any) -> Sample:
     return Sample(tuple(_described(a) for a in args), attrs)
 
 
+def raises(error: type[Exception], match: str, *args: Any, **attrs: Any) -> ErrorCase:
+    """An error case: the call of one sample raises `error` with a text in which `match` is found."""
+    return ErrorCase(s(*args, **attrs), error, match)
+
+
 def _described(a: Any) -> Any:
     if a.__class__ is list:
         return [_described(x) for x in a]
@@ -88,11 +93,15 @@ def default_samples(op: Any) -> Any:
 
 
 def default_errors(op: Any) -> Any:
-    """The error cases of an op: its own, or for elementwise ops without any what broadcasting and operand types refuse."""
-    if op.errors or op.category not in ("unary", "binary", "elementwise"):
+    """The error cases of an op: its own, or what operand types and broadcasting refuse in ops of its kind."""
+    if op.errors:
         return op.errors
+    if op.tier == "view":
+        return [ErrorCase(Sample((3.0,), op.samples[0].attrs), DTypeError, "must be a tensor")]
+    if op.category not in ("unary", "binary", "elementwise"):
+        return ()
     if len(op.inputs) == 1:
-        return [ErrorCase(s("three"), DTypeError, "must be a tensor or a number")]
+        return [raises(DTypeError, "must be a tensor or a number", "three")]
     kinds = ["bool" if i.name == "c" else "main" for i in op.inputs]
     shapes = [(3,)] * (len(kinds) - 1) + [(4,)]
-    return [ErrorCase(s(*[Arg(shape, k) for shape, k in zip(shapes, kinds, strict=True)]), ShapeError, "do not broadcast")]
+    return [raises(ShapeError, "do not broadcast", *[Arg(shape, k) for shape, k in zip(shapes, kinds, strict=True)])]

@@ -63,8 +63,8 @@ def allocate(device: Any, nbytes: int, what: str) -> Any:
         return device.backend.alloc(nbytes)
     except OutOfMemoryError:
         raise
-    except (MemoryError, OverflowError) as e:
-        raise OutOfMemoryError(f"{what}: {device} cannot allocate {nbytes} bytes") from e
+    except (MemoryError, OverflowError):
+        raise OutOfMemoryError(f"{what}: {device} cannot allocate {nbytes} bytes") from None
 
 
 def bind(op: Op, device: Any, ins: Sequence[Any], outs: Sequence[Spec], attrs: dict[str, Any], want: Sequence[bool], decomposed: Any) -> Kernel:

@@ -24,11 +24,11 @@ class ReferenceBackend(Backend):
 
     def alloc(self, nbytes: int) -> Any:
         if nbytes > MAX_BYTES:
-            raise OutOfMemoryError(f"reference: cannot allocate {nbytes} bytes")
+            raise OutOfMemoryError(f"{self.name}: cannot allocate {nbytes} bytes")
         try:
             return np.empty(nbytes, np.uint8)
-        except MemoryError as e:
-            raise OutOfMemoryError(f"reference: cannot allocate {nbytes} bytes") from e
+        except MemoryError:
+            raise OutOfMemoryError(f"{self.name}: cannot allocate {nbytes} bytes") from None
 
     def h2d(self, storage: Any, data: memoryview) -> None:
         raw = np.frombuffer(data, np.uint8)

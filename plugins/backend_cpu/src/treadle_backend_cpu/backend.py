@@ -20,8 +20,8 @@ class CpuBackend(Backend):
     def alloc(self, nbytes):
         try:
             return native.alloc(nbytes)
-        except MemoryError as e:
-            raise OutOfMemoryError(f"cpu: cannot allocate {nbytes} bytes") from e
+        except MemoryError:
+            raise OutOfMemoryError(f"cpu: cannot allocate {nbytes} bytes") from None
 
     def h2d(self, storage, data):
         memoryview(storage)[: len(data)] = data

@@ -58,8 +58,9 @@ class Worker:
         o = self.options
         command = [sys.executable, __file__, "--worker", self.status.name, "--seed", str(o.seed)]
         command += ["--seconds", str(o.seconds)]
-        self.log.seek(0)
-        self.log.truncate()
+        for file in (self.log, self.status):
+            file.seek(0)
+            file.truncate()
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.log, text=True,
             env={**os.environ, "TREADLE_CPU_ISA": self.isa},
@@ -84,7 +85,9 @@ class Worker:
         self.log.seek(0)
         text = self.log.read().splitlines()
         self.status.seek(0)
-        place = self.status.read().strip() or "--kernel ?"
+        place = self.status.read().strip()
+        if not place:
+            raise SystemExit("\n".join(["a worker cannot start:", *text]))
         head = f"--- finding (exit status {code}): --isa {self.isa} --seed {self.options.seed} {place}"
         return "\n".join([head, *text[:SHOWN]])
 

@@ -6,22 +6,22 @@
 
 #define CHUNK 32768             /* elements converted per task */
 
-typedef struct { const uint16_t *half; float *wide; int64_t n; uint16_t *to; int bf16; } conversion;
+typedef struct { uint16_t *half; float *wide; int64_t n; enum td_dtype format; } conversion;
 
 static void widen(int64_t t, void *ctx)
 {
     const conversion *c = ctx;
-    int64_t first = t * CHUNK, last = TD_MIN(first + CHUNK, c->n);
-    if (c->bf16) for (int64_t i = first; i < last; i++) c->wide[i] = td_bf16_to_f32(c->half[i]);
+    const int64_t first = t * CHUNK, last = TD_MIN(first + CHUNK, c->n);
+    if (c->format == TD_BF16) for (int64_t i = first; i < last; i++) c->wide[i] = td_bf16_to_f32(c->half[i]);
     else for (int64_t i = first; i < last; i++) c->wide[i] = td_f16_to_f32(c->half[i]);
 }
 
 static void narrow(int64_t t, void *ctx)
 {
     const conversion *c = ctx;
-    int64_t first = t * CHUNK, last = TD_MIN(first + CHUNK, c->n);
-    if (c->bf16) for (int64_t i = first; i < last; i++) c->to[i] = td_f32_to_bf16(c->wide[i]);
-    else for (int64_t i = first; i < last; i++) c->to[i] = td_f32_to_f16(c->wide[i]);
+    const int64_t first = t * CHUNK, last = TD_MIN(first + CHUNK, c->n);
+    if (c->format == TD_BF16) for (int64_t i = first; i < last; i++) c->half[i] = td_f32_to_bf16(c->wide[i]);
+    else for (int64_t i = first; i < last; i++) c->half[i] = td_f32_to_f16(c->wide[i]);
 }
 
 static conv_shape shape_of(const td_plan *p)
@@ -38,58 +38,60 @@ enum operand { INPUT, WEIGHT, OUTPUT, BIAS };
 
 static int64_t elements(const conv_shape *s, enum operand which)
 {
+    const int64_t in = s->batch * s->in_channels, out = s->batch * s->out_channels, weights = s->out_channels * s->in_channels;
     switch (which) {
-    case INPUT: return s->batch * s->groups * s->in_channels * s->in[0] * s->in[1];
-    case WEIGHT: return s->groups * s->out_channels * s->in_channels * s->kernel[0] * s->kernel[1];
-    case OUTPUT: return s->batch * s->groups * s->out_channels * s->out[0] * s->out[1];
+    case INPUT: return s->groups * in * s->in[0] * s->in[1];
+    case WEIGHT: return s->groups * weights * s->kernel[0] * s->kernel[1];
+    case OUTPUT: return s->groups * out * s->out[0] * s->out[1];
     default: return s->groups * s->out_channels;
     }
 }
 
-/* Runs a float32 pass on half-width floats: widens the inputs, narrows the result. */
-static int through_f32(conv_pass *pass, const conv_shape *s, const enum operand *kinds, int inputs, char **io, int bf16)
+/* operands: the first two inputs, then the result; a third input is the bias. */
+typedef struct { conv_pass *pass; enum operand operands[3]; } pass_entry;
+
+static int run_wide(const td_plan *p, char **io, conv_pass *pass)
 {
-    float *wide[4] = {0};
-    int status = TD_OK;
-    for (int i = 0; i <= inputs && !status; i++) {
-        if (!io[i]) continue;
-        conversion c = {.half = (const uint16_t *)io[i], .n = elements(s, kinds[i]), .bf16 = bf16};
-        wide[i] = c.wide = td_scratch((size_t)c.n * sizeof(float));
-        if (!c.wide) status = TD_ERR_MEMORY;
-        else if (i < inputs) td_parallel((c.n + CHUNK - 1) / CHUNK, widen, &c);
+    const conv_shape s = shape_of(p);
+    const void *in[3] = {io[0], io[1], p->n_in == 3 ? io[2] : NULL};
+    return pass(&s, in, io[p->n_in]);
+}
+
+/* Widens the inputs to float32, runs a pass on them and narrows the result. */
+static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype format)
+{
+    const conv_shape s = shape_of(p);
+    conversion c[4] = {0};
+    const void *in[3] = {0};
+    int status = TD_OK, made = 0;
+    for (; made <= p->n_in && !status; made++) {
+        const enum operand kind = made == p->n_in ? entry.operands[2] : made == 2 ? BIAS : entry.operands[made];
+        c[made] = (conversion){.half = (uint16_t *)io[made], .n = elements(&s, kind), .format = format};
+        c[made].wide = td_scratch((size_t)c[made].n * sizeof(float));
+        if (!c[made].wide) status = TD_ERR_MEMORY;
+        else if (made < p->n_in) {
+            in[made] = c[made].wide;
+            td_parallel((c[made].n + CHUNK - 1) / CHUNK, widen, &c[made]);
+        }
     }
-    if (!status) status = pass(s, wide[0], wide[1], inputs == 3 ? wide[2] : NULL, wide[inputs]);
-    if (!status) {
-        conversion c = {.wide = wide[inputs], .n = elements(s, kinds[inputs]), .to = (uint16_t *)io[inputs], .bf16 = bf16};
-        td_parallel((c.n + CHUNK - 1) / CHUNK, narrow, &c);
-    }
-    for (int i = 0; i <= inputs; i++) td_scratch_free(wide[i]);
+    conversion *out = &c[p->n_in];
+    if (!status) status = entry.pass(&s, in, out->wide);
+    if (!status) td_parallel((out->n + CHUNK - 1) / CHUNK, narrow, out);
+    while (made--) td_scratch_free(c[made].wide);
     return status;
 }
 
-#define NATIVE_KERNEL(op, pass, type)                                                                                   \
-    static int op##_##type(const td_plan *p, char **io)                                                                 \
-    {                                                                                                                   \
-        conv_shape s = shape_of(p);                                                                                     \
-        return KERNEL(pass##_##type)(&s, io[0], io[1], p->n_in == 3 ? io[2] : NULL, io[p->n_in]);                       \
-    }
-#define HALF_KERNEL(op, pass, type, ...)                                                                                \
-    static int op##_##type(const td_plan *p, char **io)                                                                 \
-    {                                                                                                                   \
-        conv_shape s = shape_of(p);                                                                                     \
-        const enum operand with_bias[] = {__VA_ARGS__}, without[] = {with_bias[0], with_bias[1], with_bias[3]};         \
-        return through_f32(KERNEL(pass##_f32), &s, p->n_in == 3 ? with_bias : without, p->n_in, io, sizeof #type > 4);  \
-    }
-#define KERNELS(op, pass, ...)                                                                                          \
-    NATIVE_KERNEL(op, pass, f32)                                                                                        \
-    NATIVE_KERNEL(op, pass, f64)                                                                                        \
-    HALF_KERNEL(op, pass, f16, __VA_ARGS__)                                                                             \
-    HALF_KERNEL(op, pass, bf16, __VA_ARGS__)
+#define KERNELS(op, name, ...)                                                                                          \
+    static int op##_f32(const td_plan *p, char **io) { return run_wide(p, io, KERNEL(name##_f32)); }                    \
+    static int op##_f64(const td_plan *p, char **io) { return run_wide(p, io, KERNEL(name##_f64)); }                    \
+    static const pass_entry op##_entry = {KERNEL(name##_f32), {__VA_ARGS__}};                                           \
+    static int op##_f16(const td_plan *p, char **io) { return run_half(p, io, op##_entry, TD_F16); }                    \
+    static int op##_bf16(const td_plan *p, char **io) { return run_half(p, io, op##_entry, TD_BF16); }
 #define ENTRIES(op) {#op "_f32", op##_f32}, {#op "_f64", op##_f64}, {#op "_f16", op##_f16}, {#op "_bf16", op##_bf16}
 
-KERNELS(conv2d, conv_forward, INPUT, WEIGHT, BIAS, OUTPUT)
-KERNELS(conv2d_input_grad, conv_input_grad, OUTPUT, WEIGHT, BIAS, INPUT)
-KERNELS(conv2d_weight_grad, conv_weight_grad, OUTPUT, INPUT, BIAS, WEIGHT)
+KERNELS(conv2d, conv_forward, INPUT, WEIGHT, OUTPUT)
+KERNELS(conv2d_input_grad, conv_input_grad, OUTPUT, WEIGHT, INPUT)
+KERNELS(conv2d_weight_grad, conv_weight_grad, OUTPUT, INPUT, WEIGHT)
 
 const td_entry KERNEL(conv_table)[] = {
     ENTRIES(conv2d), ENTRIES(conv2d_input_grad), ENTRIES(conv2d_weight_grad), {0, 0},

@@ -15,12 +15,12 @@ static int64_t *axis_tables(const conv_shape *s, conv_axis *rows, conv_axis *col
     return tables;
 }
 
-int PASS(conv_forward)(const conv_shape *s, const void *x, const void *w, const void *bias, void *y)
+int PASS(conv_forward)(const conv_shape *s, const void *const *in, void *y)
 {
     const int64_t taps = s->kernel[0] * s->kernel[1], pixels = s->out[0] * s->out[1];
     correlation c = {
         .batch = s->batch, .groups = s->groups, .in_channels = s->in_channels, .out_channels = s->out_channels,
-        .x = x, .w = w, .bias = bias, .y = y,
+        .x = in[0], .w = in[1], .bias = in[2], .y = y,
         .w_group = s->out_channels * s->in_channels * taps, .w_out = s->in_channels * taps, .w_in = taps,
         .kernel = {s->kernel[0], s->kernel[1]},
         .y_image = s->groups * s->out_channels * pixels, .y_channel = pixels, .y_row = s->out[1], .y_col = 1,
@@ -35,13 +35,12 @@ int PASS(conv_forward)(const conv_shape *s, const void *x, const void *w, const 
 }
 
 /* One correlation per phase of the stride; positions that no output reached stay zero. */
-int PASS(conv_input_grad)(const conv_shape *s, const void *g, const void *w, const void *unused, void *gx)
+int PASS(conv_input_grad)(const conv_shape *s, const void *const *in, void *gx)
 {
-    (void)unused;
     const int64_t taps = s->kernel[0] * s->kernel[1], pixels = s->in[0] * s->in[1];
     correlation c = {
         .batch = s->batch, .groups = s->groups, .in_channels = s->out_channels, .out_channels = s->in_channels,
-        .x = g, .w = w,
+        .x = in[0], .w = in[1],
         .w_group = s->out_channels * s->in_channels * taps, .w_out = taps, .w_in = s->in_channels * taps,
         .kernel = {s->kernel[0], s->kernel[1]},
         .y_image = s->groups * s->in_channels * pixels, .y_channel = pixels,
@@ -65,15 +64,14 @@ int PASS(conv_input_grad)(const conv_shape *s, const void *g, const void *w, con
     return status;
 }
 
-int PASS(conv_weight_grad)(const conv_shape *s, const void *g, const void *x, const void *unused, void *gw)
+int PASS(conv_weight_grad)(const conv_shape *s, const void *const *in, void *gw)
 {
-    (void)unused;
     conv_axis rows, cols;
     int64_t *tables = axis_tables(s, &rows, &cols);
     if (!tables) return TD_ERR_MEMORY;
     forward_axis(&rows, s, 0);
     forward_axis(&cols, s, 1);
-    int status = (weight_thin_is_better(s) ? weight_thin : weight_wide)(s, &rows, &cols, g, x, gw);
+    int status = (weight_thin_is_better(s) ? weight_thin : weight_wide)(s, &rows, &cols, in[0], in[1], gw);
     td_scratch_free(tables);
     return status;
 }

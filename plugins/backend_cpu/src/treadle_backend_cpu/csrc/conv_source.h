@@ -136,4 +136,31 @@ static void pad_plane(const padded_layout *l, const real *channel, int64_t line,
         pad_row(l, from, to);
     }
 }
+
+/* All planes of an input, padded by the pool: to[plane * pitch]. */
+typedef struct {
+    const padded_layout *layout;
+    const real *x;
+    real *to;
+    int64_t planes, pitch;
+} padding_job;
+
+#define PADDED_TOGETHER 16      /* planes of a task */
+
+static void pad_some_planes(int64_t t, void *ctx)
+{
+    const padding_job *j = ctx;
+    const padded_layout *l = j->layout;
+    const int64_t pixels = l->rows.in * l->cols.in;
+    for (int64_t i = t * PADDED_TOGETHER; i < TD_MIN((t + 1) * PADDED_TOGETHER, j->planes); i++)
+        pad_plane(l, j->x + i * pixels, 0, l->rows.out, j->to + i * j->pitch);
+}
+
+/* Pads them into scratch memory, with a vector of slack at the end; NULL when there is none. */
+static inline real *pad_planes(const padded_layout *l, const real *x, int64_t planes, int64_t pitch)
+{
+    padding_job j = {l, x, td_scratch((size_t)(planes * pitch + LANES) * sizeof(real)), planes, pitch};
+    if (j.to) td_parallel((planes + PADDED_TOGETHER - 1) / PADDED_TOGETHER, pad_some_planes, &j);
+    return j.to;
+}
 #endif

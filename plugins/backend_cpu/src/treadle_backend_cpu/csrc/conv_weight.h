@@ -190,14 +190,6 @@ static void run_weight_unit(int64_t t, void *ctx)
 
 /* ---- the plan ---- */
 
-static void pad_weight_input(int64_t t, void *ctx)
-{
-    const weight_plan *p = ctx;
-    const conv_shape *s = p->s;
-    for (int64_t i = t * s->in_channels; i < (t + 1) * s->in_channels; i++)
-        pad_plane(&p->layout, p->x + i * s->in[0] * s->in[1], 0, s->out[0], p->own_padded + i * p->plane);
-}
-
 static void cut_weight(weight_plan *p)
 {
     const conv_shape *s = p->s;
@@ -221,10 +213,12 @@ static int allocate_weight(weight_plan *p)
     if (needs_no_padding(&p->layout)) {
         p->plane = s->in[0] * s->in[1];
         p->padded = p->x;
-    } else if (p->chunks > 1) {
-        p->padded = p->own_padded = td_scratch((size_t)(s->batch * s->groups * s->in_channels * p->plane) * sizeof(real));
+        return TD_OK;
+    }
+    const int64_t planes = s->batch * s->groups * s->in_channels;
+    if (p->chunks > 1 && planes * p->plane * REAL_SIZE <= PADDED_BYTES) {
+        p->padded = p->own_padded = pad_planes(&p->layout, p->x, planes, p->plane);
         if (!p->padded) return TD_ERR_MEMORY;
-        td_parallel(s->batch * s->groups, pad_weight_input, p);
     }
     return TD_OK;
 }

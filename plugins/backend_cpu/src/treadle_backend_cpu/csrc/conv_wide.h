@@ -7,7 +7,8 @@
 
 #define DEPTH 1152              /* input channels x taps of one part: its weights (32 channels: 147 KB) stay in L2 */
 #define SOURCE_BYTES (384 << 10)    /* prepared input of a unit at most */
-#define SUMS_BYTES (256 << 10)  /* sums kept between parts by a unit at most */
+#define SUMS_BYTES (4 << 20)    /* sums kept between parts by a unit at most */
+#define PADDED_BYTES (32 << 20) /* input that is padded for all units at once at most */
 #define WEIGHT_BYTES (512 << 10)    /* more weights than this are worth reading for several images at once */
 #define UNIT_PIXELS 256         /* then units should have that many pixels */
 #define GATHERED_TILES 12       /* tiles of a unit whose pixels are gathered at most */
@@ -73,15 +74,6 @@ static void pad_input(const wide_plan *p, const wide_unit *u, int64_t first, int
         real *to = u->padded + (n - u->image0) * channels * u->plane;
         for (int64_t i = 0; i < channels; i++, to += u->plane) pad_plane(&p->layout, x + i * pixels, u->line0, u->lines, to);
     }
-}
-
-static void pad_all_input(int64_t t, void *ctx)
-{
-    const wide_plan *p = ctx;
-    const correlation *c = p->c;
-    const int64_t pixels = c->rows.in * c->cols.in;
-    for (int64_t i = t * c->in_channels; i < (t + 1) * c->in_channels; i++)
-        pad_plane(&p->layout, c->x + i * pixels, 0, c->rows.out, p->own_padded + i * p->plane);
 }
 
 /* Gathers one tile: to[(channel * taps + tap) * PIXELS + i]. Pixels that are neighbours are copied as a whole vector; what that
@@ -365,11 +357,12 @@ static int prepare_wide(wide_plan *p)
     if (p->source == PADDED && needs_no_padding(&p->layout)) {
         p->plane = c->rows.in * c->cols.in;
         p->padded = c->x;
-    } else if (p->chunks > 1 && p->source != IN_PLACE) {
-        const int64_t planes = c->batch * c->groups * c->in_channels;
-        p->padded = p->own_padded = td_scratch((size_t)(planes * p->plane + LANES) * sizeof(real));
+        return TD_OK;
+    }
+    const int64_t planes = c->batch * c->groups * c->in_channels;
+    if (p->chunks > 1 && p->source != IN_PLACE && planes * p->plane * REAL_SIZE <= PADDED_BYTES) {
+        p->padded = p->own_padded = pad_planes(&p->layout, c->x, planes, p->plane);
         if (!p->padded) return TD_ERR_MEMORY;
-        td_parallel(c->batch * c->groups, pad_all_input, p);
     }
     return TD_OK;
 }

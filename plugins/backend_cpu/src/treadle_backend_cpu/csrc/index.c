@@ -12,6 +12,11 @@ typedef struct {
     char *y;
 } td_job;
 
+/* A row of several narrow elements is as wide as these but no better aligned than one of them. */
+typedef uint16_t row16 __attribute__((aligned(1), may_alias));
+typedef uint32_t row32 __attribute__((aligned(1), may_alias));
+typedef uint64_t row64 __attribute__((aligned(1), may_alias));
+
 #define COPY(T) for (int64_t j = 0; j < n; j++) ((T *)y)[j] = ((const T *)b->x)[row[j]]
 
 /* Rows that do not fit a register: the first lines of coming rows are fetched early, as the
@@ -30,9 +35,9 @@ __attribute__((optimize("no-tree-vectorize")))
 static void copy_rows(const td_job *b, const int64_t *row, int64_t n, char *y) {
     switch (b->bytes) {
     case 1: COPY(uint8_t); break;
-    case 2: COPY(uint16_t); break;
-    case 4: COPY(uint32_t); break;
-    case 8: COPY(uint64_t); break;
+    case 2: COPY(row16); break;
+    case 4: COPY(row32); break;
+    case 8: COPY(row64); break;
     default: copy_long(b, row, n, y);
     }
 }

@@ -139,7 +139,7 @@ TD_INLINE int take_distances(const int64_t *index, lane_index *at, int64_t n, in
     int64_t all = 0;
     *at = (lane_index){0};
     for (int64_t l = 0; l < n; l++) {
-        const int64_t d = index[l] - corner - 2 * l;
+        const int64_t d = (int64_t)((uint64_t)index[l] - (uint64_t)(corner + 2 * l));    /* any index may be given */
         (*at)[l] = (lane_type)d;
         all |= d;
     }

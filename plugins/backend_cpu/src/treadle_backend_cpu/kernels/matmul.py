@@ -1,7 +1,6 @@
 """Matrix products: dot_general, matmul, linear. One C kernel per dtype takes them all, operands in any strides."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import ALL, FLOATS, STORAGE, collapse, numel, out_bytes
 
