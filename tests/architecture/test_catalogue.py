@@ -6,6 +6,7 @@ import inspect
 import pkgutil
 
 import pytest
+
 import treadle as td
 from treadle.op import CATALOGUE
 

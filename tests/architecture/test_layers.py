@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import treadle
 
 CORE = Path(treadle.__file__).parent

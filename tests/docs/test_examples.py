@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from treadle.op import CATALOGUE
 
 REPO = Path(__file__).resolve().parents[2]

@@ -278,6 +278,33 @@ def test_values_and_gradients(name, kind, f):
             np.testing.assert_allclose(array(a.grad), array(b.grad), rtol=1e-8, atol=1e-8, err_msg=f"gradient of {name}")
 
 
+def second_order(lib, name, kind, f):
+    """Gradients of the squared gradients of a weighted sum of the results."""
+    args = operands(lib, f, "float64", True)
+    total = None
+    for y in call(lib, target(lib, name, kind), f, args):
+        if hasattr(y, "requires_grad") and y.requires_grad:
+            weights = lib.tensor(np.cos(np.arange(y.numel()).reshape(tuple(y.shape))) + 1.5)
+            part = (y.to(lib.float64).sin() * weights).sum()
+            total = part if total is None else total + part
+    wanted = [x for x in args if x.requires_grad]
+    first = lib.autograd.grad(total, wanted, create_graph=True, allow_unused=True)
+    penalty = sum([(g * g).sum() for g in first if g is not None and g.requires_grad])
+    return lib.autograd.grad(penalty, wanted, allow_unused=True)
+
+
+@pytest.mark.parametrize("name, kind, f", [p for p in ALL if p.values[1] != "i"])
+def test_second_order(name, kind, f):
+    try:
+        theirs = second_order(torch, name, kind, f)
+    except (RuntimeError, TypeError, AttributeError, NotImplementedError):
+        return  # no second order there
+    ours = second_order(td, name, kind, f)
+    for a, b in zip(ours, theirs, strict=True):
+        if b is not None and not (a is None and not b.any()):
+            np.testing.assert_allclose(array(a), array(b), rtol=1e-7, atol=1e-8, err_msg=name)
+
+
 LEGACY = {"any", "all", "square", "sign", "sign_"}  # uint8 as a kind of bool; bool as a number
 ORDERED = {"sort", "argsort", "topk", "median", "max", "min"}  # which of equal values comes first is PyTorch's to choose
 

@@ -756,7 +756,7 @@ def test_programs_leave_no_cycles():
             lab = Lab(td)
             kept = []
             leaf = lab.leaf
-            lab.leaf = lambda *v: kept.append(leaf(*v)) or kept[-1]
+            lab.leaf = lambda *v, leaf=leaf: kept.append(leaf(*v)) or kept[-1]
             try:
                 f(lab)
             except Exception:

@@ -8,18 +8,18 @@ import math
 from treadle import errors as errors
 from treadle import ops as ops
 from treadle._tensor import Tensor as Tensor
-from treadle import eager as _eager  # noqa: F401 - gives every op its function
+from treadle import eager as _eager
 from treadle.creation import (
     arange as arange, as_tensor as as_tensor, asarray as asarray, empty as empty, empty_like as empty_like, eye as eye,
     from_dlpack as from_dlpack, from_numpy as from_numpy, full as full, full_like as full_like, linspace as linspace, ones as ones,
     ones_like as ones_like, tensor as tensor, zeros as zeros, zeros_like as zeros_like,
 )  # fmt: skip
-from treadle.api import methods as _methods  # noqa: F401 - gives Tensor its methods
+from treadle.api import methods as _methods
 from treadle.api.convert import clone as clone, detach as detach
-from treadle.api.linalg import *  # noqa: F403
-from treadle.api.math import *  # noqa: F403
-from treadle.api.reduce import *  # noqa: F403
-from treadle.api.shape import *  # noqa: F403
+from treadle.api.linalg import *
+from treadle.api.math import *
+from treadle.api.reduce import *
+from treadle.api.shape import *
 from treadle.api.text import set_printoptions as set_printoptions
 from treadle.autograd.grad_mode import (
     enable_grad as enable_grad, inference_mode as inference_mode, is_grad_enabled as is_grad_enabled,
@@ -56,7 +56,7 @@ inf, nan, pi, e, newaxis = math.inf, math.nan, math.pi, math.e, None
 __version__ = "0.1.0"
 
 # The outer layers: the engine works without these lines and folders.
-from treadle import data as data  # noqa: E402
-from treadle import nn as nn  # noqa: E402
-from treadle import optim as optim  # noqa: E402
-from treadle.weights import load as load, save as save  # noqa: E402
+from treadle import data as data
+from treadle import nn as nn
+from treadle import optim as optim
+from treadle.weights import load as load, save as save

@@ -58,9 +58,7 @@ def tensor(data: Any, dtype: Any = None, device: Placement = None, requires_grad
 
 def to_array(data: Any, kind: DType | None = None) -> Any:
     """Turn numbers, nested sequences, arrays and tensors into a NumPy array of a supported dtype."""
-    if isinstance(data, (np.ndarray, np.generic)):
-        array = np.asarray(data)
-    elif hasattr(data, "__array__") and not isinstance(data, (list, tuple)):
+    if isinstance(data, (np.ndarray, np.generic)) or (hasattr(data, "__array__") and not isinstance(data, (list, tuple))):
         array = np.asarray(data)
     else:
         data = _unwrap(data)

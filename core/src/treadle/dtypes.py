@@ -108,7 +108,7 @@ def dtype(x: Any) -> DType:
         return x
     try:
         found = _BY_NAME.get(x) if isinstance(x, str) else _BY_PYTHON.get(x)
-        found = found or _BY_NP.get(np.dtype(x).newbyteorder("="))
+        found = found or (None if x is None else _BY_NP.get(np.dtype(x).newbyteorder("=")))
     except TypeError:
         found = None
     if found is None:

@@ -80,6 +80,7 @@ class Num(NamedTuple):
 
 EXACT = Num("exact")
 CONTRACT_CLASS = Num("contract", 4.0)
+MIXED = Num("mixed", 4.0)  # where terms cancel: within limit * eps * the size of the terms
 STEPWISE = Num("stepwise", 4.0)  # contract, but every step rounds to the element type: updates that land one by one
 
 

@@ -14,7 +14,6 @@ from treadle.runtime.device import device as Device
 from treadle.runtime.device import get_default_device
 from treadle.shapes import integers, sizes
 
-
 _COUNTING = threading.Lock()  # no two draws may take the same call number
 
 

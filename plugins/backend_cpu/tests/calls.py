@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import ml_dtypes
 import numpy as np
+
 from treadle_backend_cpu import _native as native
 
 NAMES = [

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FLOATS, HALVES, close, normal, on_threads, run, spec, wide
+
 from treadle_backend_cpu.kernels import attention as module
 
 # (B, H, M, N, D, E)

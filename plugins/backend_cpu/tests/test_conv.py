@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calls import FLOATS, array, factory, normal, numpy_dtype, on_threads, storage, wide
+
 from treadle.dtypes import dtype
 from treadle.spec import Spec
 from treadle_backend_cpu.kernels import conv
@@ -137,7 +138,7 @@ def test_against_float64(op, case, name):
 @pytest.mark.parametrize("seed", range(60))
 def test_random_shapes(seed):
     r = np.random.default_rng(seed)
-    pick = lambda *sizes: int(r.choice(sizes))  # noqa: E731
+    pick = lambda *sizes: int(r.choice(sizes))
     groups = pick(1, 1, 1, 2, 3)
     weight = (groups * pick(1, 3, 8, 17, 32, 65), pick(1, 2, 5, 16, 33), pick(1, 2, 3, 3, 5), pick(1, 2, 3, 3, 5))
     kw = attrs((pick(1, 1, 2, 3), pick(1, 1, 2, 3)), (pick(0, 1, 2), pick(0, 1, 2)), (pick(1, 1, 2), pick(1, 1, 2)), groups)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calls import NAMES, array, numpy_dtype, storage
+
 from treadle.dtypes import dtype
 from treadle.spec import Spec
 from treadle_backend_cpu import _native as native

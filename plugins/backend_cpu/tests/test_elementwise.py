@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calls import array, numpy_dtype, storage
+
 from treadle.dtypes import ALL, dtype
 from treadle.ops import CATALOGUE
 from treadle.spec import Spec

@@ -5,8 +5,19 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calls import (
-    FLOATS, NAMES, array, bind, dtype, factory, numpy_dtype, on_threads, run, spec, storage,
+    FLOATS,
+    NAMES,
+    array,
+    bind,
+    dtype,
+    factory,
+    numpy_dtype,
+    on_threads,
+    run,
+    spec,
+    storage,
 )  # fmt: skip
+
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels import index as module
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FLOATS, close, normal, on_threads, run, spec, wide
+
 from treadle_backend_cpu.kernels import loss as module
 
 SHAPES = [(4, 5), (64, 10), (1, 1), (7, 3), (130, 515), (300, 100)]

@@ -9,6 +9,7 @@ import sys
 import ml_dtypes
 import numpy as np
 import pytest
+
 from treadle_backend_cpu import _native as native
 
 DTYPES = [

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FLOATS, HALVES, close, normal, on_threads, run, spec, wide
+
 from treadle_backend_cpu.kernels import norm as module
 
 LN = [((4, 5), 1), ((2, 3, 4), 1), ((2, 3, 4), 2), ((7,), 1), ((3, 67), 1), ((130, 256), 1), ((6, 1000), 1), ((5, 1), 1)]

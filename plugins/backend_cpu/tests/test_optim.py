@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from calls import FLOATS, array, factory, numpy_dtype, on_threads, sig, spec, storage
+
 from treadle_backend_cpu.kernels import optim as module
 
 SHAPES = [(3, 4), (), (5,), (0, 2), (257,), (100, 333), (1,), (17, 9)]

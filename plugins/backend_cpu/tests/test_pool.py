@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.threads import num_threads
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from calls import FLOATS, close, normal, numpy_dtype, on_threads
 from test_conv import bind, run, spec
+
 from treadle_backend_cpu.kernels import pooling
 
 ONE, NIL = (1, 1), (0, 0)

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pytest
 from calls import FLOATS, bind, numpy_dtype, on_threads, run, spec
+
 from treadle_backend_cpu.kernels import random as module
 
 ROTATIONS = (13, 15, 26, 6, 17, 29, 16, 24)

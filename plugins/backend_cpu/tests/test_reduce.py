@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FLOATS, NAMES, array, bind, numpy_dtype, on_threads, run, spec, storage
+
 from treadle_backend_cpu.kernels import reduce as module
 
 NUMPY = {"sum": np.sum, "prod": np.prod, "max": np.max, "min": np.min}

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FLOATS, array, bind, close, normal, on_threads, run, spec, storage, wide
+
 from treadle_backend_cpu.kernels import softmax as module
 
 SHAPES = [((4, 5), 1), ((4, 5), 0), ((7,), 0), ((2, 3, 4), 1), ((3, 67), 1), ((64, 10), 1), ((5, 1), 1), ((1, 1), 0),

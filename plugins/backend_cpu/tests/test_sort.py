@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from calls import FLOATS, NAMES, numpy_dtype, on_threads, run, spec
+
 from treadle_backend_cpu.kernels import index as module
 
 

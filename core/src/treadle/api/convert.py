@@ -10,7 +10,7 @@ from treadle._tensor import Tensor, View, detached, is_leaf_node, set_requires_g
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.eager.resolve import copy_of
 from treadle.errors import ArgumentError, AutogradError, DeviceError
-from treadle.op import CATALOGUE, FN
+from treadle.op import FN
 from treadle.runtime import dispatch
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import host_device

@@ -8,7 +8,7 @@ from treadle import creation, dtypes
 from treadle._tensor import Tensor, make_view
 from treadle.eager.inplace import copy_
 from treadle.errors import ArgumentError, IndexRangeError, ShapeError
-from treadle.op import CATALOGUE, FN, STATE
+from treadle.op import FN, STATE
 from treadle.shapes import broadcast
 from treadle.sig import Sig, sig_of
 
@@ -186,7 +186,7 @@ def _scatter(target: Tensor, advanced: list[tuple[int, Tensor]], value: Tensor, 
     shape = (*rest[:place], *index.shape[:-1], *rest[place:])
     value = FN["expand"](_squeeze_lead(value.to(target.dtype), shape), shape)
     if place:
-        value = FN["permute"](value, tuple([*range(place, place + lead), *range(place), *range(place + lead, len(shape))]))
+        value = FN["permute"](value, (*range(place, place + lead), *range(place), *range(place + lead, len(shape))))
     out = FN["scatter_nd"](front, index, value, mode)
     if order == sorted(order):
         return out

@@ -75,7 +75,7 @@ def trunc(x: Tensor) -> Tensor:
     >>> td.trunc(td.tensor([1.7, -1.7]))
     tensor([ 1., -1.])
     """
-    return x if x.dtype.kind != "f" else where_op(x < 0, -floor(-x), floor(x))
+    return where_op(x < 0, -floor(-x), floor(x)) if x.dtype.kind == "f" else floor(x)
 
 
 def remainder(a: Any, b: Any) -> Tensor:
@@ -142,7 +142,7 @@ def ceil(x: Tensor) -> Tensor:
     >>> td.ceil(td.tensor([0.2]))
     tensor([1.])
     """
-    return x if x.dtype.kind != "f" else -floor(-x)
+    return -floor(-x) if x.dtype.kind == "f" else floor(x)
 
 
 def frac(x: Tensor) -> Tensor:

@@ -6,12 +6,11 @@ from typing import Any
 from treadle import dtypes
 from treadle._tensor import Tensor
 from treadle.errors import ArgumentError, DTypeError, ShapeError
-from treadle.op import CATALOGUE as OPS
 from treadle.op import FN
 from treadle.shapes import axes as axes_of
 from treadle.shapes import axis as axis_of
-from treadle.shapes import infer_size, integers, reshape_strides
 from treadle.shapes import broadcast as broadcast_of
+from treadle.shapes import infer_size, integers, reshape_strides
 
 
 def size(x: Tensor, dim: int | None = None) -> Any:
@@ -315,12 +314,13 @@ def roll(x: Tensor, shifts: Any, dims: Any = None) -> Tensor:
     if dims is None:
         return reshape(roll(ravel(x), shifts, 0), x.shape)
     pairs = [(shifts, dims)] if isinstance(shifts, int) else list(zip(shifts, dims, strict=True))
+    given = x
     for shift, dim in pairs:
         d = axis_of("roll", dim, x.ndim)
         n = x.shape[d]
         if n and shift % n:
             x = cat([narrow(x, d, n - shift % n, shift % n), narrow(x, d, 0, n - shift % n)], d)
-    return x
+    return FN["copy"](x) if x is given else x
 
 
 def repeat(x: Tensor, *sizes: Any) -> Tensor:
@@ -332,7 +332,7 @@ def repeat(x: Tensor, *sizes: Any) -> Tensor:
     shape = (1,) * lead + x.shape
     apart = reshape(x, [n for s in shape for n in (1, s)])
     wide = FN["expand"](apart, tuple(n for c, s in zip(counts, shape, strict=True) for n in (c, s)))
-    return reshape(wide, [c * s for c, s in zip(counts, shape, strict=True)])
+    return reshape(FN["copy"](wide), [c * s for c, s in zip(counts, shape, strict=True)])
 
 
 def tile(x: Tensor, *dims: Any) -> Tensor:
@@ -348,7 +348,7 @@ def repeat_interleave(x: Tensor, repeats: int, dim: int | None = None) -> Tensor
     d = axis_of("repeat_interleave", dim, x.ndim)
     wide = unsqueeze(x, d + 1)
     wide = FN["expand"](wide, (*x.shape[: d + 1], repeats, *x.shape[d + 1 :]))
-    return reshape(wide, (*x.shape[:d], x.shape[d] * repeats, *x.shape[d + 1 :]))
+    return reshape(FN["copy"](wide), (*x.shape[:d], x.shape[d] * repeats, *x.shape[d + 1 :]))
 
 
 def unfold(x: Tensor, dimension: int, size: int, step: int) -> Tensor:

@@ -6,6 +6,7 @@
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,7 +48,7 @@ class Case:
     def arrays(self) -> list[Any]:
         """The operands as NumPy arrays, the same for every device and run."""
         rng = np.random.default_rng(zlib.crc32(self.id.encode()))
-        made = [mapped(lambda a, k=k: self._made(a, k, rng), [a])[0] for k, a in enumerate(self.args)]
+        made = [mapped(partial(self._made, k=k, rng=rng), [a])[0] for k, a in enumerate(self.args)]
         return _arranged(made, self.layouts)
 
     def _made(self, a: Any, k: int, rng: Any) -> Any:

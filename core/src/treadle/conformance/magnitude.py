@@ -67,7 +67,7 @@ class MagnitudeBackend(Backend):
 
 
 def _bind(backend: Any, call: Call) -> Any:
-    rule = RULES.get(call.op.name, _own_size)
+    rule: Any = RULES.get(call.op.name, _own_size)
 
     def run(*operands: Any) -> None:
         n = len(call.ins)

@@ -58,7 +58,8 @@ def test_conformance(conformance_block: Any, request: Any, conformance_policy: d
             conformance_policy["policy"].__exit__()
         conformance_policy.update(level=level, policy=fallback(POLICY[level]))
     device = request.module.DEVICE
-    bad, unsupported, count = [], 0, 0
+    bad: list[str] = []
+    unsupported = count = 0
     for case, outcome in run_block(block, Device(device)):
         count += 1
         unsupported += outcome.status == "U"

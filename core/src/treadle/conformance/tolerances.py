@@ -14,11 +14,11 @@ import numpy as np
 from treadle.conformance.oracle import Expected
 from treadle.conformance.tensors import same_bits
 from treadle.dtypes import DType, finfo, float32
-from treadle.op import Num
+from treadle.op import MIXED, Num
 
 NARROW_ULP = 2.0
 LOST = 128  # smallest normal numbers: what a formula may lose where an inner exponential overflows
-GRADIENT = Num("mixed", 16.0)  # gradients, whatever the class of their op
+GRADIENT = MIXED  # gradients, whatever the class of their op
 
 
 class Verdict(NamedTuple):

@@ -342,7 +342,8 @@ def _aux_source(plan: Plan, row: str, x: str, key: str, resolve: str, storages: 
 def _several_source(plan: Plan) -> list[str]:
     op = plan.op
     count = range(len(op.results))
-    plain = "".join(f"None if out[{k}] is None else Tensor(out[{k}], sig[{k}], None), " for k in count) if op.partial else "".join(f"Tensor(out[{k}], sig[{k}], None), " for k in count)
+    unwanted = "None if out[{0}] is None else " if op.partial else ""
+    plain = "".join(unwanted.format(k) + f"Tensor(out[{k}], sig[{k}], None), " for k in count)
     if op.vjp is not None and not plan.edges:
         return [f"    return ({plain})"]
     nodes = plan.edges if op.vjp is not None else [k for k, i in enumerate(op.inputs) if not i.number]

@@ -169,7 +169,8 @@ def lookup(op: Op, args: Any, attrs: Any, aux: bool = False) -> tuple[dispatch.K
         check_count(op.name, o.shape)
     want = _wanted(op, attrs, len(outs))
     if aux:
-        more = op.aux.spec(*[s for s, i in zip(specs, op.inputs, strict=True) if i.name in {x.name for x in op.aux.inputs}], **{k: v for k, v in given.items() if k in op.aux.attrs})
+        taken = {x.name for x in op.aux.inputs}
+        more = op.aux.spec(*[s for s, i in zip(specs, op.inputs, strict=True) if i.name in taken], **{k: v for k, v in given.items() if k in op.aux.attrs})
         more = more if more.__class__ is tuple else (more,)
         outs, want = outs + more, (*want, *[True] * len(more))
     if op.tier == "copy":

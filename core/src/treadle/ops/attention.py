@@ -4,7 +4,7 @@ probabilities instead of keeping them (Dao et al. 2022)."""
 from typing import Any
 
 from treadle.errors import ShapeError
-from treadle.op import Num, Op, composite
+from treadle.op import MIXED, Op, composite
 from treadle.ops.contraction import matmul
 from treadle.ops.elementwise import eq, exp, where
 from treadle.ops.manipulation import transpose_last
@@ -14,7 +14,6 @@ from treadle.ops.softmax import logsumexp
 from treadle.shapes import equal
 from treadle.spec import Spec
 
-CLASS = Num("mixed", 64.0)
 INF = float("inf")
 
 
@@ -80,12 +79,12 @@ def _grad_cases() -> list[Any]:
 
 
 attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=_lse_spec,
-                          samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=CLASS,
+                          samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=MIXED,
                           doc="Return the log-sum-exp of the attention scores of every query.",
             errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), None)])
 attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=_grad_spec,
-                           samples=_grad_cases(), num=CLASS, doc="Return the gradients of attention for queries, keys and values.",
+                           samples=_grad_cases(), num=MIXED, doc="Return the gradients of attention for queries, keys and values.",
             errors=[raises(ShapeError, "must be equal", (1, 2, 4, 3), *((1, 2, 3, 4),) * 3, None, (1, 2, 3, 4), (1, 2, 3, 1))])
-attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=CLASS,
+attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=MIXED,
                           doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.",
             errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6, 7), None), raises(ShapeError, "mask must be", *((1, 2, 3, 4),) * 3, bools(1, 2, 3, 4))])

@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle.dtypes import int64
 from treadle.errors import ArgumentError, ShapeError
-from treadle.op import EXACT, STEPWISE, Num, Op, composite
+from treadle.op import EXACT, MIXED, STEPWISE, Op, composite
 from treadle.ops.contraction import dot_general
 from treadle.ops.manipulation import flip, pad, permute, reshape, subscript, windows
 from treadle.ops.reduction import argmax, max_, sum_
@@ -293,13 +293,13 @@ def _avg_pool_grad(g: Any, input_size: Any, kernel_size: Pair, stride: Pair, pad
 
 AVG_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)), s((1, 2, 7, 7), kernel_size=(3, 3), stride=(2, 2), padding=(1, 1), count_include_pad=False),
             s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True), s((1, 2, 5, 5), kernel_size=(3, 2), stride=(1, 1), padding=(1, 1))]
-avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=Num("mixed", 4.0), spec=_avg_grad_spec,
+avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=MIXED, spec=_avg_grad_spec,
                             vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode,
                             count_include_pad: avg_pool2d(g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad)},
                             samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape, **x.attrs) for x in AVG_POOL],
                             doc="Return the gradient of avg_pool2d.",
             errors=[raises(ShapeError, "does not belong", (1, 1, 3, 3), input_size=(1, 1, 4, 4), kernel_size=(2, 2), stride=(2, 2))])
-avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, num=Num("mixed", 4.0), samples=AVG_POOL,
+avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, num=MIXED, samples=AVG_POOL,
                        vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode,
                        count_include_pad: avg_pool2d_grad(g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad)},
                        doc="Return the average of every window.",

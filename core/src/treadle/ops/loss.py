@@ -6,7 +6,7 @@ import numpy as np
 
 from treadle.dtypes import INTS, int64
 from treadle.errors import ArgumentError, DTypeError, ShapeError
-from treadle.op import Num, Op, composite
+from treadle.op import MIXED, Op, composite
 from treadle.ops.elementwise import cast, exp, where
 from treadle.ops.indexing import gather_nd
 from treadle.ops.manipulation import reshape
@@ -14,8 +14,6 @@ from treadle.ops.reduction import sum_
 from treadle.ops.samples import Arg, ints, raises, s
 from treadle.ops.softmax import logsumexp
 from treadle.spec import Spec
-
-CLASS = Num("mixed", 64.0)
 
 
 def _spec(x: Spec, t: Spec, w: Spec | None = None, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Spec:
@@ -100,16 +98,16 @@ def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, igno
 CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1),
             s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
          s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2)]
-cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=_lse_spec, samples=[s((4, 5))], num=CLASS,
+cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=_lse_spec, samples=[s((4, 5))], num=MIXED,
                                   doc="Return the log-sum-exp of every row of logits.",
             errors=[raises(ShapeError, "expected", (5,))])
-cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=_grad_spec, num=CLASS,
+cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _grad, spec=_grad_spec, num=MIXED,
                                samples=[s((4,) if c.attrs.get("reduction") == "none" else (), (4, 5), ints(4, high=5), c.args[2] and Arg((5,), "positive"), (4,),
                                **c.attrs) for c in CASES],
                                doc="Return the gradient of cross_entropy for its logits.",
             errors=[raises(ShapeError, "gradient", (3,), (4, 5), ints(4, high=5), None, (4,))])
 cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES,
-            num=CLASS,
+            num=MIXED,
                               doc="Return the cross-entropy of logits (N, C) and class indices (N,), with class weights, label smoothing and an index to ignore.",
             errors=[raises(IndexError, "out of range|outside", (2, 3), ints(2, low=3, high=4), None),
             raises(IndexError, "out of range|outside", (2, 3), ints(2, low=-1, high=0), None),

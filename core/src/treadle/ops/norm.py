@@ -5,15 +5,13 @@ from typing import Any
 
 from treadle.dtypes import float32
 from treadle.errors import ArgumentError, ShapeError
-from treadle.op import Num, Op, composite
+from treadle.op import MIXED, Op, composite
 from treadle.ops.elementwise import rsqrt
 from treadle.ops.manipulation import reshape
 from treadle.ops.reduction import mean, sum_, sum_to
 from treadle.ops.samples import raises, s, t
 from treadle.shapes import equal, numel
 from treadle.spec import Spec
-
-CLASS = Num("mixed", 64.0)
 
 
 def _wide(x: Spec) -> Any:
@@ -74,15 +72,15 @@ def _ln_grad_spec(g: Spec, x: Spec, w: Spec | None, mean: Spec, rstd: Spec, ndim
 
 
 LN = [s((4, 5), (5,), (5,)), s((2, 3, 4), (4,), None), s((2, 3, 4), (3, 4), (3, 4), ndim=2), s((7,), None, None), s((0, 5), (5,), (5,)), s((3, 67), (67,), (67,), eps=1e-3)]
-layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec, samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=CLASS,
+layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec, samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=MIXED,
                                  doc="Return mean and reciprocal standard deviation over the last axes.",
             errors=[raises(ArgumentError, "ndim", (4, 5), ndim=3)])
-layer_norm_grad: Op = composite("layer_norm_grad", "g x w? mean rstd -> gx gw gb", _ln_grad, num=CLASS,
+layer_norm_grad: Op = composite("layer_norm_grad", "g x w? mean rstd -> gx gw gb", _ln_grad, num=MIXED,
                             spec=_ln_grad_spec,
                             samples=[s((4, 5), (4, 5), (5,), (4, 1), t(4, 1, kind="positive")), s((2, 3, 4), (2, 3, 4), None, (2, 1, 1), t(2, 1, 1, kind="positive"), ndim=2)],
                             doc="Return the gradients of layer_norm for its input, weight and bias.",
             errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), None, (5, 1), (5, 1))])
-layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad}, aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=CLASS,
+layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad}, aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=MIXED,
                            doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).",
             errors=[raises(ShapeError, "weight", (4, 5), (4,), None), raises(ArgumentError, "ndim", (4, 5), None, None, ndim=3)])
 
@@ -164,16 +162,16 @@ def _bn_inference(x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps
 
 
 P = t(3, kind="positive")
-batch_norm_grad: Op = composite("batch_norm_grad", "g x w? mean var -> gx gw gb", _bn_grad, num=CLASS,
+batch_norm_grad: Op = composite("batch_norm_grad", "g x w? mean var -> gx gw gb", _bn_grad, num=MIXED,
                             spec=_bn_grad_spec,
                             samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)],
                             doc="Return the gradients of batch_norm for its input, weight and bias.",
             errors=[raises(ShapeError, "must be equal", (4, 3), (4, 2), None, (2,), (2,))])
-batch_norm: Op = composite("batch_norm", "x w? b? -> y mean var", _bn, {"x w b": _bn_rule}, spec=_bn_spec, num=CLASS,
+batch_norm: Op = composite("batch_norm", "x w? b? -> y mean var", _bn, {"x w b": _bn_rule}, spec=_bn_spec, num=MIXED,
                        samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None), s((8, 3, 7, 7), (3,), None, eps=1e-3)],
                        doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).",
             errors=[raises(ShapeError, "two dimensions", (4,), None, None), raises(ShapeError, "weight, bias", (4, 3), (4,), None)])
-batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference, spec=_bn_inference_spec, num=CLASS,
+batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference, spec=_bn_inference_spec, num=MIXED,
                                  samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))],
                                  doc="Normalise over all axes but 1 with given statistics.",
             errors=[raises(ShapeError, "weight, bias", (4, 3), (3,), (2,), None, None)])

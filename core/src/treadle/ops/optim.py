@@ -8,12 +8,11 @@ from typing import Any
 
 from treadle.dtypes import FLOATS
 from treadle.errors import ArgumentError, DTypeError, ShapeError
-from treadle.op import Num, Op
+from treadle.op import MIXED, Op
 from treadle.ops.elementwise import minimum, sqrt
 from treadle.ops.reduction import sum_
 from treadle.ops.samples import raises, s, t
 
-CLASS = Num("mixed", 16.0)
 SHAPES = [(3, 4), (5,), ()]
 POSITIVE = [t(*shape, kind="positive") for shape in SHAPES]
 
@@ -59,7 +58,7 @@ def _clip(xs: Any, max_norm: float) -> Any:
 
 
 def lists(name: str, signature: str, decompose: Any, **fields: Any) -> Op:
-    return Op(name, signature, tier="composite", category="lists", decompose=decompose, vjp={}, num=CLASS, dtypes=FLOATS, **fields)
+    return Op(name, signature, tier="composite", category="lists", decompose=decompose, vjp={}, num=MIXED, dtypes=FLOATS, **fields)
 
 
 sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,

@@ -10,7 +10,7 @@ import numpy as np
 
 from treadle.dtypes import ALL, FLOATS, INTS, int64
 from treadle.errors import ArgumentError, DTypeError
-from treadle.op import EXACT, Num, Op, composite
+from treadle.op import EXACT, MIXED, Op, composite
 from treadle.ops.manipulation import concat, expand, narrow, reshape, subscript
 from treadle.ops.samples import bools, ints, raises, reduction_samples, s
 from treadle.shapes import Shape, reduced
@@ -117,6 +117,10 @@ def _mean(x: Any, axes: Shape, keepdims: bool = False) -> Any:
     return sum_(x, axes, keepdims) * (1.0 / count if count else math.nan)
 
 
+def _mean_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
+    return np.sum(x, axes, keepdims=keepdims) / np.float64(math.prod(x.shape[a] for a in axes))
+
+
 def _mean_grad(g: Any, shape_x: Shape, axes: Shape) -> Any:
     count = math.prod(shape_x[a] for a in axes)
     return expand(kept(g * (1.0 / count if count else math.nan), shape_x, axes), shape_x)
@@ -132,11 +136,10 @@ def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = Fals
     return _spec(x, axes, keepdims)
 
 
-mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=lambda x, axes, keepdims=False: np.sum(x, axes, keepdims=keepdims) / np.float64(math.prod(x.shape[a] for a in axes)),
-            num=Num("mixed", 4.0), samples=reduction_samples()[:-2],
-                     doc="Average over axes.",
+mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=_mean_reference, num=MIXED, samples=reduction_samples()[:-2],
+            doc="Return the mean over axes; of no elements it is NaN.",
             errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
-var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=Num("mixed", 4.0),
+var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=MIXED,
             samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
                     doc="Return the variance over axes, divided by count - correction.",
             errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
@@ -194,7 +197,7 @@ def _reversed(x: Any, axis: int) -> Any:
 
 
 cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
-            num=Num("mixed", 4.0),
+            num=MIXED,
                    reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)],
                    doc="Return running sums along an axis.",
             errors=[raises(DTypeError, "not defined for bool", bools(3), axis=0)])

@@ -177,7 +177,7 @@ def _permit(device: Any, op: Op, kind: str, call: Call) -> None:
 
 def to_numpy(device: Any, storage: Any, sig: Sig) -> Any:
     """Copy a tensor's elements to a new host array."""
-    low, high = extent(sig.shape, sig.strides)
+    low, _ = extent(sig.shape, sig.strides)
     if sig.layout != "dense" or low < 0:
         dense = dense_sig(sig.dtype, sig.shape, device)
         out = allocate(device, dense.nbytes, "copy to host")

@@ -2,7 +2,6 @@
 
 from treadle.errors import OutOfMemoryError
 from treadle.runtime.backend import Backend, both
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels import MODULES
 from treadle_backend_cpu.kernels.copy import copy_strided

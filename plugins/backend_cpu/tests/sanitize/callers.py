@@ -11,6 +11,7 @@ import threading
 import time
 
 import numpy as np
+
 from treadle.dtypes import float32, int64
 from treadle.op import CATALOGUE
 from treadle.runtime.backend import Call

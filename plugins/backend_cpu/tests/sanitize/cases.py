@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple
 
 from operands import Indices, budget, operand, shape, size
+
 from treadle.dtypes import ALL, bfloat16, float16, float32, int32, int64, uint32
 from treadle.errors import TreadleError
 from treadle.op import CATALOGUE

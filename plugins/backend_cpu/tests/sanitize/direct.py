@@ -1,9 +1,10 @@
-"""Calls of kernels that no op binds by itself: copies of the backend, same-type casts, probes."""
+"""Calls of kernels that no op binds by itself: copies of the backend, same-type casts, gemm_f32, probes."""
 
 import math
 
 from operands import budget, filled, number, operand, shape, size, storage
-from treadle.dtypes import ALL
+
+from treadle.dtypes import ALL, float32
 from treadle.sig import dense_sig, sig_of
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.copy import copy_strided
@@ -51,6 +52,20 @@ def same_cast(rnd, short):
     run = native.bind(f"cast_{short}_{short}", 1, (nbytes,), ints, (), b"\xff", rnd.choice((0, 10**6)))
     source, _ = filled(rnd, x)
     run(source) if rnd.random() < 0.5 else run(source, storage(rnd, nbytes, dtype.itemsize))
+
+
+def gemm(rnd):
+    """Run the product that other kernels build on, with any of what it offers."""
+    m, n, k = (size(rnd, 80) for _ in range(3))
+    k -= rnd.random() < 0.05
+    a, b = operand(rnd, float32, (m, k)), operand(rnd, float32, (k, n))
+    has, act = rnd.randrange(8), rnd.randrange(2)
+    more = [dims for bit, dims in enumerate(((m, n), (n,), (m,))) if has >> bit & 1]
+    given = [filled(rnd, x)[0] for x in (a, b, *(dense_sig(float32, dims, None) for dims in more))]
+    ints = (m, n, k, *a.strides, *b.strides, act, has)
+    alpha = (rnd.choice((1.0, 0.0, -0.5)),)
+    run = native.bind("gemm_f32", len(given), (4 * m * n,), ints, alpha, b"\xff" * len(given), 1000)
+    run(*given) if rnd.random() < 0.5 else run(*given, storage(rnd, 4 * m * n, 4))
 
 
 def probe(rnd, name):

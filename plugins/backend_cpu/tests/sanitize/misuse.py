@@ -3,6 +3,7 @@
 import contextlib
 
 import numpy as np
+
 from treadle_backend_cpu import _native as native
 
 ODD = (

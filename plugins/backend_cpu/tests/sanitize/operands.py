@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+
 from treadle.dtypes import ALL, FLOATS, finfo
 from treadle.shapes import dense_strides, extent
 from treadle.sig import dense_sig, sig_of

@@ -4,6 +4,7 @@ import direct
 import misuse
 from cases import DRAFTS, ELEMENTWISE, case
 from operands import FLOAT_ORDER, filled, number, storage
+
 from treadle.dtypes import ALL
 from treadle.op import CATALOGUE
 from treadle.sig import Sig
@@ -62,6 +63,8 @@ class Targets:
             return lambda: misuse.once(rnd)
         if name.startswith("probe_"):
             return lambda: direct.probe(rnd, name)
+        if name == "gemm_f32":
+            return lambda: direct.gemm(rnd)
         if name == "copy_strided":
             return lambda: direct.copy(rnd)
         if name == "copy_dense" and rnd.random() < 0.5:

@@ -1,36 +1,53 @@
-/* Convolution kernels: conv2d (x, w, bias or nothing -> y), conv2d_input_grad (g, w -> gx), conv2d_weight_grad (g, x -> gw).
- * Integers: batch, groups, input and output channels of a group, then height and width of input, output, kernel, stride, padding and
- * dilation. All tensors are dense, NCHW and OIHW. Half-width floats are computed in float32. */
+/* Convolution kernels: conv2d (x, w, bias or nothing -> y), conv2d_input_grad (g, w -> gx),
+ * conv2d_weight_grad (g, x -> gw). Integers: batch, groups, input and output channels of a group,
+ * then height and width of input, output, kernel, stride, padding and dilation. All tensors are
+ * dense, NCHW and OIHW. Half-width floats are computed in float32. */
 #include "conv.h"
 #include "scalar.h"
 
-#define CHUNK 32768             /* elements converted per task */
+#define CHUNK 32768 /* elements converted per task */
 
-typedef struct { uint16_t *half; float *wide; int64_t n; enum td_dtype format; } conversion;
+typedef struct {
+    uint16_t *half;
+    float *wide;
+    int64_t n;
+    enum td_dtype format;
+} conversion;
 
 static void widen(int64_t t, void *ctx)
 {
     const conversion *c = ctx;
     const int64_t first = t * CHUNK, last = TD_MIN(first + CHUNK, c->n);
-    if (c->format == TD_BF16) for (int64_t i = first; i < last; i++) c->wide[i] = td_bf16_to_f32(c->half[i]);
-    else for (int64_t i = first; i < last; i++) c->wide[i] = td_f16_to_f32(c->half[i]);
+    if (c->format == TD_BF16)
+        for (int64_t i = first; i < last; i++) c->wide[i] = td_bf16_to_f32(c->half[i]);
+    else
+        for (int64_t i = first; i < last; i++) c->wide[i] = td_f16_to_f32(c->half[i]);
 }
 
 static void narrow(int64_t t, void *ctx)
 {
     const conversion *c = ctx;
     const int64_t first = t * CHUNK, last = TD_MIN(first + CHUNK, c->n);
-    if (c->format == TD_BF16) for (int64_t i = first; i < last; i++) c->half[i] = td_f32_to_bf16(c->wide[i]);
-    else for (int64_t i = first; i < last; i++) c->half[i] = td_f32_to_f16(c->wide[i]);
+    if (c->format == TD_BF16)
+        for (int64_t i = first; i < last; i++) c->half[i] = td_f32_to_bf16(c->wide[i]);
+    else
+        for (int64_t i = first; i < last; i++) c->half[i] = td_f32_to_f16(c->wide[i]);
 }
 
 static conv_shape shape_of(const td_plan *p)
 {
     const int64_t *i = p->i;
     return (conv_shape){
-        .batch = i[0], .groups = i[1], .in_channels = i[2], .out_channels = i[3],
-        .in = {i[4], i[5]}, .out = {i[6], i[7]}, .kernel = {i[8], i[9]},
-        .stride = {i[10], i[11]}, .padding = {i[12], i[13]}, .dilation = {i[14], i[15]},
+        .batch = i[0],
+        .groups = i[1],
+        .in_channels = i[2],
+        .out_channels = i[3],
+        .in = {i[4], i[5]},
+        .out = {i[6], i[7]},
+        .kernel = {i[8], i[9]},
+        .stride = {i[10], i[11]},
+        .padding = {i[12], i[13]},
+        .dilation = {i[14], i[15]},
     };
 }
 
@@ -38,7 +55,8 @@ enum operand { INPUT, WEIGHT, OUTPUT, BIAS };
 
 static int64_t elements(const conv_shape *s, enum operand which)
 {
-    const int64_t in = s->batch * s->in_channels, out = s->batch * s->out_channels, weights = s->out_channels * s->in_channels;
+    const int64_t in = s->batch * s->in_channels, out = s->batch * s->out_channels,
+                  weights = s->out_channels * s->in_channels;
     switch (which) {
     case INPUT: return s->groups * in * s->in[0] * s->in[1];
     case WEIGHT: return s->groups * weights * s->kernel[0] * s->kernel[1];
@@ -48,7 +66,10 @@ static int64_t elements(const conv_shape *s, enum operand which)
 }
 
 /* operands: the first two inputs, then the result; a third input is the bias. */
-typedef struct { conv_pass *pass; enum operand operands[3]; } pass_entry;
+typedef struct {
+    conv_pass *pass;
+    enum operand operands[3];
+} pass_entry;
 
 static int run_wide(const td_plan *p, char **io, conv_pass *pass)
 {
@@ -65,8 +86,11 @@ static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype
     const void *in[3] = {0};
     int status = TD_OK, made = 0;
     for (; made <= p->n_in && !status; made++) {
-        const enum operand kind = made == p->n_in ? entry.operands[2] : made == 2 ? BIAS : entry.operands[made];
-        c[made] = (conversion){.half = (uint16_t *)io[made], .n = elements(&s, kind), .format = format};
+        const enum operand kind = made == p->n_in ? entry.operands[2]
+                                  : made == 2     ? BIAS
+                                                  : entry.operands[made];
+        c[made]
+            = (conversion){.half = (uint16_t *)io[made], .n = elements(&s, kind), .format = format};
         c[made].wide = td_scratch((size_t)c[made].n * sizeof(float));
         if (!c[made].wide) status = TD_ERR_MEMORY;
         else if (made < p->n_in) {
@@ -81,18 +105,37 @@ static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype
     return status;
 }
 
-#define KERNELS(op, name, ...)                                                                                          \
-    static int op##_f32(const td_plan *p, char **io) { return run_wide(p, io, KERNEL(name##_f32)); }                    \
-    static int op##_f64(const td_plan *p, char **io) { return run_wide(p, io, KERNEL(name##_f64)); }                    \
-    static const pass_entry op##_entry = {KERNEL(name##_f32), {__VA_ARGS__}};                                           \
-    static int op##_f16(const td_plan *p, char **io) { return run_half(p, io, op##_entry, TD_F16); }                    \
-    static int op##_bf16(const td_plan *p, char **io) { return run_half(p, io, op##_entry, TD_BF16); }
-#define ENTRIES(op) {#op "_f32", op##_f32}, {#op "_f64", op##_f64}, {#op "_f16", op##_f16}, {#op "_bf16", op##_bf16}
+#define KERNELS(op, name, ...)                                                                     \
+    static int op##_f32(const td_plan *p, char **io)                                               \
+    {                                                                                              \
+        return run_wide(p, io, KERNEL(name##_f32));                                                \
+    }                                                                                              \
+    static int op##_f64(const td_plan *p, char **io)                                               \
+    {                                                                                              \
+        return run_wide(p, io, KERNEL(name##_f64));                                                \
+    }                                                                                              \
+    static const pass_entry op##_entry = {KERNEL(name##_f32), {__VA_ARGS__}};                      \
+    static int op##_f16(const td_plan *p, char **io)                                               \
+    {                                                                                              \
+        return run_half(p, io, op##_entry, TD_F16);                                                \
+    }                                                                                              \
+    static int op##_bf16(const td_plan *p, char **io)                                              \
+    {                                                                                              \
+        return run_half(p, io, op##_entry, TD_BF16);                                               \
+    }
+#define ENTRIES(op)                                                                                \
+    {#op "_f32", op##_f32}, {#op "_f64", op##_f64}, {#op "_f16", op##_f16},                        \
+    {                                                                                              \
+        #op "_bf16", op##_bf16                                                                     \
+    }
 
 KERNELS(conv2d, conv_forward, INPUT, WEIGHT, OUTPUT)
 KERNELS(conv2d_input_grad, conv_input_grad, OUTPUT, WEIGHT, INPUT)
 KERNELS(conv2d_weight_grad, conv_weight_grad, OUTPUT, INPUT, WEIGHT)
 
 const td_entry KERNEL(conv_table)[] = {
-    ENTRIES(conv2d), ENTRIES(conv2d_input_grad), ENTRIES(conv2d_weight_grad), {0, 0},
+    ENTRIES(conv2d),
+    ENTRIES(conv2d_input_grad),
+    ENTRIES(conv2d_weight_grad),
+    {0, 0},
 };

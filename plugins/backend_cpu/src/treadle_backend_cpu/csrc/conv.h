@@ -9,11 +9,12 @@ typedef struct {
     int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
 } conv_shape;
 
-/* One axis of a strided correlation: output j under tap t reads source index j * step + first + delta[t], zero outside. */
+/* One axis of a strided correlation: output j under tap t reads source index j * step + first +
+ * delta[t], zero outside. */
 typedef struct {
     int64_t out, in, step, first;
-    int64_t taps, span;         /* 0 <= delta[t] < span */
-    int64_t *delta, *index;     /* per tap: its distance, and its place in the kernel */
+    int64_t taps, span;     /* 0 <= delta[t] < span */
+    int64_t *delta, *index; /* per tap: its distance, and its place in the kernel */
 } conv_axis;
 
 /* The axis of the convolution itself. delta and index have room for kernel[a] numbers. */
@@ -31,8 +32,9 @@ static inline void forward_axis(conv_axis *axis, const conv_shape *s, int a)
     }
 }
 
-/* The input gradient at positions phase, phase + stride, ...: output o reached input o * stride - padding + k * dilation, so position
- * j * stride + phase collects from output j + (phase + padding - k * dilation) / stride for every k where that is whole. */
+/* The input gradient at positions phase, phase + stride, ...: output o reached input o * stride -
+ * padding + k * dilation, so position j * stride + phase collects from output j + (phase + padding
+ * - k * dilation) / stride for every k where that is whole. */
 static inline void backward_axis(conv_axis *axis, const conv_shape *s, int a, int64_t phase)
 {
     axis->out = phase < s->in[a] ? (s->in[a] - phase + s->stride[a] - 1) / s->stride[a] : 0;
@@ -46,7 +48,7 @@ static inline void backward_axis(conv_axis *axis, const conv_shape *s, int a, in
         axis->index[axis->taps++] = k;
     }
     if (!axis->taps) return;
-    axis->first = axis->delta[axis->taps - 1];              /* distances fall with k */
+    axis->first = axis->delta[axis->taps - 1]; /* distances fall with k */
     axis->span = axis->delta[0] - axis->first + 1;
     for (int64_t t = 0; t < axis->taps; t++) axis->delta[t] -= axis->first;
 }

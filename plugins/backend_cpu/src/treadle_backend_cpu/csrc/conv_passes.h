@@ -1,4 +1,5 @@
-/* Forward pass and input gradient as correlations. The file that includes this defines real, REAL_SIZE and PASS(name). */
+/* Forward pass and input gradient as correlations. The file that includes this defines real,
+ * REAL_SIZE and PASS(name). */
 #ifndef TREADLE_CONV_PASSES_H
 #define TREADLE_CONV_PASSES_H
 #include "conv_thin.h"
@@ -19,11 +20,22 @@ int PASS(conv_forward)(const conv_shape *s, const void *const *in, void *y)
 {
     const int64_t taps = s->kernel[0] * s->kernel[1], pixels = s->out[0] * s->out[1];
     correlation c = {
-        .batch = s->batch, .groups = s->groups, .in_channels = s->in_channels, .out_channels = s->out_channels,
-        .x = in[0], .w = in[1], .bias = in[2], .y = y,
-        .w_group = s->out_channels * s->in_channels * taps, .w_out = s->in_channels * taps, .w_in = taps,
+        .batch = s->batch,
+        .groups = s->groups,
+        .in_channels = s->in_channels,
+        .out_channels = s->out_channels,
+        .x = in[0],
+        .w = in[1],
+        .bias = in[2],
+        .y = y,
+        .w_group = s->out_channels * s->in_channels * taps,
+        .w_out = s->in_channels * taps,
+        .w_in = taps,
         .kernel = {s->kernel[0], s->kernel[1]},
-        .y_image = s->groups * s->out_channels * pixels, .y_channel = pixels, .y_row = s->out[1], .y_col = 1,
+        .y_image = s->groups * s->out_channels * pixels,
+        .y_channel = pixels,
+        .y_row = s->out[1],
+        .y_col = 1,
     };
     int64_t *tables = axis_tables(s, &c.rows, &c.cols);
     if (!tables) return TD_ERR_MEMORY;
@@ -39,12 +51,20 @@ int PASS(conv_input_grad)(const conv_shape *s, const void *const *in, void *gx)
 {
     const int64_t taps = s->kernel[0] * s->kernel[1], pixels = s->in[0] * s->in[1];
     correlation c = {
-        .batch = s->batch, .groups = s->groups, .in_channels = s->out_channels, .out_channels = s->in_channels,
-        .x = in[0], .w = in[1],
-        .w_group = s->out_channels * s->in_channels * taps, .w_out = taps, .w_in = s->in_channels * taps,
+        .batch = s->batch,
+        .groups = s->groups,
+        .in_channels = s->out_channels,
+        .out_channels = s->in_channels,
+        .x = in[0],
+        .w = in[1],
+        .w_group = s->out_channels * s->in_channels * taps,
+        .w_out = taps,
+        .w_in = s->in_channels * taps,
         .kernel = {s->kernel[0], s->kernel[1]},
-        .y_image = s->groups * s->in_channels * pixels, .y_channel = pixels,
-        .y_row = s->in[1] * s->stride[0], .y_col = s->stride[1],
+        .y_image = s->groups * s->in_channels * pixels,
+        .y_channel = pixels,
+        .y_row = s->in[1] * s->stride[0],
+        .y_col = s->stride[1],
     };
     int64_t *tables = axis_tables(s, &c.rows, &c.cols);
     if (!tables) return TD_ERR_MEMORY;
@@ -71,7 +91,8 @@ int PASS(conv_weight_grad)(const conv_shape *s, const void *const *in, void *gw)
     if (!tables) return TD_ERR_MEMORY;
     forward_axis(&rows, s, 0);
     forward_axis(&cols, s, 1);
-    int status = (weight_thin_is_better(s) ? weight_thin : weight_wide)(s, &rows, &cols, in[0], in[1], gw);
+    int status
+        = (weight_thin_is_better(s) ? weight_thin : weight_wide)(s, &rows, &cols, in[0], in[1], gw);
     td_scratch_free(tables);
     return status;
 }

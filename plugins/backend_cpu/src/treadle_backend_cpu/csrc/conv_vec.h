@@ -1,5 +1,5 @@
-/* Vectors of `real` (float or double, chosen by the including file) for the convolutions: whole and partial
- * loads and stores, and a transposition in registers. */
+/* Vectors of `real` (float or double, chosen by the including file) for the convolutions: whole and
+ * partial loads and stores, and a transposition in registers. */
 #ifndef TREADLE_CONV_VEC_H
 #define TREADLE_CONV_VEC_H
 #include "treadle_cpu.h"
@@ -8,7 +8,11 @@
 #include <immintrin.h>
 #endif
 
-#define LANES ((int)(TD_VEC / REAL_SIZE))       /* REAL_SIZE: sizeof(real), as the preprocessor needs it */
+/* REAL_SIZE is sizeof(real), for the preprocessor. */
+#define LANES ((int)(TD_VEC / REAL_SIZE))
+
+/* A loop over a few registers, written out. */
+#define EACH(i, n) _Pragma("GCC unroll 16") for (int i = 0; i < (n); i++)
 
 typedef real vec __attribute__((vector_size(TD_VEC)));
 typedef real loose_vec __attribute__((vector_size(TD_VEC), aligned(REAL_SIZE), may_alias));
@@ -54,16 +58,20 @@ TD_INLINE void vec_store_n(real *p, vec v, int64_t n)
 #endif
 }
 
-/* Transposition by halves: step h exchanges the upper h lanes of row i with the lower h lanes of row i + h. */
 #if REAL_SIZE == 4
 typedef int32_t lane_type;
-typedef lane_type lane_index __attribute__((vector_size(TD_VEC)));
 #else
 typedef int64_t lane_type;
-typedef lane_type lane_index __attribute__((vector_size(TD_VEC)));
 #endif
-#define LOW_(h, j) ((j) & (h) ? LANES + (j) - (h) : (j))
-#define HIGH_(h, j) ((j) & (h) ? LANES + (j) : (j) + (h))
+typedef lane_type lane_index __attribute__((vector_size(TD_VEC)));
+
+/* Yes where the lanes of mask are all ones, no where they are zero. */
+TD_INLINE vec vec_select(lane_index mask, vec yes, vec no)
+{
+    return (vec)((mask & (lane_index)yes) | (~mask & (lane_index)no));
+}
+
+/* SHUFFLE_(a, b, F, h) has the lanes F(h, 0), F(h, 1), ... of a and b, those of b from LANES on. */
 #define LIST2_(F, h, j) F(h, j), F(h, (j) + 1)
 #define LIST4_(F, h, j) LIST2_(F, h, j), LIST2_(F, h, (j) + 2)
 #define LIST8_(F, h, j) LIST4_(F, h, j), LIST4_(F, h, (j) + 4)
@@ -82,10 +90,12 @@ typedef lane_type lane_index __attribute__((vector_size(TD_VEC)));
 #else
 #define SHUFFLE_(a, b, F, h) __builtin_shuffle(a, b, (lane_index){LIST_(F, h)})
 #endif
-#define EVEN_(h, j) (2 * (j))
 
+#define EVEN_(h, j) (2 * (j))
 #define ODD_(h, j) (2 * (j) + 1)
 #define ZIP_(h, j) ((h) + (j) / 2 + ((j) % 2) * LANES)
+#define LOW_(h, j) ((j) & (h) ? LANES + (j) - (h) : (j))
+#define HIGH_(h, j) ((j) & (h) ? LANES + (j) : (j) + (h))
 
 /* Lanes 0, 2, 4, ... (1, 3, 5, ...) of a and then of b. */
 TD_INLINE vec vec_even(vec a, vec b) { return SHUFFLE_(a, b, EVEN_, 0); }
@@ -94,17 +104,13 @@ TD_INLINE vec vec_odd(vec a, vec b) { return SHUFFLE_(a, b, ODD_, 0); }
 TD_INLINE vec vec_zip_low(vec a, vec b) { return SHUFFLE_(a, b, ZIP_, 0); }
 TD_INLINE vec vec_zip_high(vec a, vec b) { return SHUFFLE_(a, b, ZIP_, LANES / 2); }
 
-/* yes where the lanes of mask are all ones, no where they are zero. */
-TD_INLINE vec vec_select(lane_index mask, vec yes, vec no)
-{
-    return (vec)((mask & (lane_index)yes) | (~mask & (lane_index)no));
-}
-
-#define EXCHANGE_(h)                                                                                                    \
-    _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) if (!(i & (h))) {                                          \
-        vec low = SHUFFLE_(row[i], row[i + (h)], LOW_, h), high = SHUFFLE_(row[i], row[i + (h)], HIGH_, h);             \
-        row[i] = low;                                                                                                   \
-        row[i + (h)] = high;                                                                                            \
+/* A step of a transposition: rows i and i + h exchange the upper h lanes of every 2 h of the one
+ * and the lower ones of the other. */
+#define EXCHANGE_(h)                                                                               \
+    EACH(i, LANES) if (!(i & (h))) {                                                               \
+        vec low = SHUFFLE_(row[i], row[i + (h)], LOW_, h);                                         \
+        row[i + (h)] = SHUFFLE_(row[i], row[i + (h)], HIGH_, h);                                   \
+        row[i] = low;                                                                              \
     }
 
 TD_INLINE void vec_transpose(vec row[LANES])
@@ -121,36 +127,31 @@ TD_INLINE void vec_transpose(vec row[LANES])
     EXCHANGE_(1)
 }
 
-/* to[c * to_pitch + r] = from[r * pitch + c] for r < rows <= LANES and c < cols; the lanes from `rows` on become zero. */
-static inline void transpose_into_lanes(const real *from, int64_t pitch, int64_t rows, int64_t cols, real *to, int64_t to_pitch)
+/* to[c * to_pitch + r] = from[r * pitch + c] for r < rows <= LANES and c < cols; the lanes from
+ * `rows` on become zero. */
+static inline void transpose_into_lanes(const real *from, int64_t pitch, int64_t rows, int64_t cols,
+                                        real *to, int64_t to_pitch)
 {
-    for (int64_t c = 0; c < cols; c += LANES) {
-        int64_t n = TD_MIN(cols - c, LANES);
+    for (int64_t c = 0; c < cols; c += LANES, from += LANES, to += LANES * to_pitch) {
+        const int64_t n = TD_MIN(cols - c, LANES);
         vec row[LANES];
-        if (n == LANES && rows == LANES) {
-            _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) row[r] = vec_load(from + r * pitch + c);
-        } else {
-            for (int r = 0; r < LANES; r++) row[r] = r < rows ? vec_load_n(from + r * pitch + c, n) : (vec){0};
-        }
+        if (n == LANES && rows == LANES) EACH(r, LANES) row[r] = vec_load(from + r * pitch);
+        else EACH(r, LANES) row[r] = r < rows ? vec_load_n(from + r * pitch, n) : (vec){0};
         vec_transpose(row);
-        if (n == LANES) {
-            _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) vec_store(to + (c + i) * to_pitch, row[i]);
-        } else {
-            for (int i = 0; i < n; i++) vec_store(to + (c + i) * to_pitch, row[i]);
-        }
+        if (n == LANES) EACH(i, LANES) vec_store(to + i * to_pitch, row[i]);
+        else for (int i = 0; i < n; i++) vec_store(to + i * to_pitch, row[i]);
     }
 }
 
-/* to[l * to_pitch + i] = from[i * pitch + l] for i < count <= LANES and l < lanes <= LANES; reads whole vectors of `from`. */
-static inline void transpose_from_lanes(const real *from, int64_t pitch, int64_t count, int64_t lanes, real *to, int64_t to_pitch)
+/* to[l * to_pitch + i] = from[i * pitch + l] for i < count <= LANES and l < lanes <= LANES; reads
+ * whole vectors of `from`. */
+static inline void transpose_from_lanes(const real *from, int64_t pitch, int64_t count,
+                                        int64_t lanes, real *to, int64_t to_pitch)
 {
     vec row[LANES];
-    for (int i = 0; i < LANES; i++) row[i] = i < count ? vec_load(from + i * pitch) : (vec){0};
+    EACH(i, LANES) row[i] = i < count ? vec_load(from + i * pitch) : (vec){0};
     vec_transpose(row);
-    if (lanes == LANES) {
-        _Pragma("GCC unroll 16") for (int l = 0; l < LANES; l++) vec_store_n(to + l * to_pitch, row[l], count);
-    } else {
-        for (int l = 0; l < lanes; l++) vec_store_n(to + l * to_pitch, row[l], count);
-    }
+    if (lanes == LANES) EACH(l, LANES) vec_store_n(to + l * to_pitch, row[l], count);
+    else for (int l = 0; l < lanes; l++) vec_store_n(to + l * to_pitch, row[l], count);
 }
 #endif

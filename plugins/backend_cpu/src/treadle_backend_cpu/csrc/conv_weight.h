@@ -1,12 +1,13 @@
-/* The weight gradient by wide tiles (lanes = output channels). Pixels are cut into `partials`, each with sums of its own, which are
- * added in order at the end; how many there are depends on the sizes only, so the result is the same for any number of threads. */
+/* The weight gradient by wide tiles (lanes = output channels). Pixels are cut into `partials`, each
+ * with sums of its own, which are added in order at the end; how many there are depends on the
+ * sizes only, so the result is the same for any number of threads. */
 #ifndef TREADLE_CONV_WEIGHT_H
 #define TREADLE_CONV_WEIGHT_H
 #include "conv_weight_tile.h"
 #include "conv_wide.h"
 
-#define BLOCK_PIXELS 384        /* pixels whose transposed gradient stays in L2 (32 channels: 48 KB) */
-#define PARTIALS 16             /* at most */
+#define BLOCK_PIXELS 384 /* pixels whose transposed gradient stays in L2 (32 channels: 48 KB) */
+#define PARTIALS 16      /* at most */
 #define PARTIAL_BYTES (4 << 20) /* of the sums of all partials */
 #define WEIGHT_UNITS 16         /* units aimed at */
 #define SUM_SLICES 4            /* tasks per block when partials are added up */
@@ -16,24 +17,28 @@ typedef struct {
     padded_layout layout;
     const real *g, *x;
     real *gw;
-    int64_t taps, depth;        /* depth: taps x input channels, the rows of the gradient */
-    int64_t blocks;             /* of WIDE output channels */
-    int64_t part;               /* input channels taken at a time */
-    int64_t partials, chunks;   /* of lines, of blocks: every combination is a unit, for every group */
-    int64_t most_lines;         /* lines of pixels taken at a time */
-    const real *padded;         /* [image][group][input channel][plane], or NULL: each unit pads its own */
-    real *own_padded;           /* the same, where it is not the input itself */
+    int64_t taps, depth;      /* depth: taps x input channels, the rows of the gradient */
+    int64_t blocks;           /* of WIDE output channels */
+    int64_t part;             /* input channels taken at a time */
+    int64_t partials, chunks; /* of lines, of blocks: together the units of a group */
+    int64_t most_lines;       /* lines of pixels taken at a time */
+    const real *padded;       /* [image][group][channel][plane], or NULL: units pad their own */
+    real *own_padded;         /* the same, where it is not the input itself */
     int64_t plane;
-    real *sums;                 /* [partial][group][block][row][lane], or NULL: sums go straight into gw */
+    real *sums; /* [partial][group][block][row][lane], or NULL: straight into gw */
     int failed;
 } weight_plan;
 
-/* Lines of pixels, counted over all images, that a tile can take at once: some of one image, or several whole images. */
-typedef struct { int64_t image, images, line, lines; } line_block;
+/* Lines of pixels, counted over all images, that a tile can take at once: some of one image, or
+ * several whole images. */
+typedef struct {
+    int64_t image, images, line, lines;
+} line_block;
 
 static line_block next_lines(const weight_plan *p, int64_t from, int64_t to)
 {
-    const int64_t height = p->s->out[0], image = from / height, line = from % height, left = to - from;
+    const int64_t height = p->s->out[0], image = from / height, line = from % height,
+                  left = to - from;
     if (line == 0 && left >= height && 2 * height <= p->most_lines)
         return (line_block){image, TD_MIN(left, p->most_lines) / height, 0, height};
     int64_t lines = TD_MIN(left, height - line);
@@ -41,15 +46,18 @@ static line_block next_lines(const weight_plan *p, int64_t from, int64_t to)
 }
 
 /* Adds up or passes on the sums of `rows` rows of one block and writes them to the gradient. */
-static void put_rows(const weight_plan *p, int64_t group, int64_t block, int64_t row, int64_t rows, const real *sums)
+static void put_rows(const weight_plan *p, int64_t group, int64_t block, int64_t row, int64_t rows,
+                     const real *sums)
 {
     const conv_shape *s = p->s;
-    const int64_t first = block * WIDE, lanes = s->out_channels - first, pitch = lanes > LANES ? WIDE : LANES;
+    const int64_t first = block * WIDE, lanes = s->out_channels - first,
+                  pitch = lanes > LANES ? WIDE : LANES;
     real *gw = p->gw + (group * s->out_channels + first) * p->depth + row;
     for (int64_t v = 0; v * LANES < pitch; v++)
         for (int64_t r = 0; r < rows; r += LANES)
             transpose_from_lanes(sums + r * pitch + v * LANES, pitch, TD_MIN(rows - r, LANES),
-                                 TD_MIN(lanes - v * LANES, LANES), gw + v * LANES * p->depth + r, p->depth);
+                                 TD_MIN(lanes - v * LANES, LANES), gw + v * LANES * p->depth + r,
+                                 p->depth);
 }
 
 static void add_partials(int64_t t, void *ctx)
@@ -57,7 +65,8 @@ static void add_partials(int64_t t, void *ctx)
     const weight_plan *p = ctx;
     const int64_t slice = t % SUM_SLICES, b = t / SUM_SLICES, block = b % p->blocks;
     const int64_t pitch = p->s->out_channels - block * WIDE > LANES ? WIDE : LANES;
-    const int64_t from = share(p->depth, SUM_SLICES, slice), to = share(p->depth, SUM_SLICES, slice + 1);
+    const int64_t from = share(p->depth, SUM_SLICES, slice),
+                  to = share(p->depth, SUM_SLICES, slice + 1);
     const int64_t partial = p->s->groups * p->blocks * p->depth * WIDE;
     real total[LANES * WIDE];
     for (int64_t r = from, n; r < to; r += n) {
@@ -81,21 +90,27 @@ typedef struct {
 } weight_unit;
 
 /* The gradient of the lines, pixels first: [pixel][lane]. */
-static void transpose_gradient(const weight_plan *p, const weight_unit *u, int64_t block, line_block l, real *to)
+static void transpose_gradient(const weight_plan *p, const weight_unit *u, int64_t block,
+                               line_block l, real *to)
 {
     const conv_shape *s = p->s;
     const int64_t width = s->out[1], pixels = s->out[0] * width, count = l.lines * width;
     const int64_t lanes = s->out_channels - block * WIDE, pitch = lanes > LANES ? WIDE : LANES;
     for (int64_t n = l.image; n < l.image + l.images; n++, to += count * pitch) {
-        const real *g = p->g + ((n * s->groups + u->group) * s->out_channels + block * WIDE) * pixels + l.line * width;
+        const real *g = p->g
+                        + ((n * s->groups + u->group) * s->out_channels + block * WIDE) * pixels
+                        + l.line * width;
         for (int64_t v = 0; v * LANES < pitch; v++)
-            transpose_into_lanes(g + v * LANES * pixels, pixels, TD_MIN(lanes - v * LANES, LANES), count, to + v * LANES, pitch);
+            transpose_into_lanes(g + v * LANES * pixels, pixels, TD_MIN(lanes - v * LANES, LANES),
+                                 count, to + v * LANES, pitch);
     }
 }
 
-/* The padded input of `channels` channels and its pitches; makes it unless it was made for all units. */
-static const real *weight_input(const weight_plan *p, const weight_unit *u, line_block l, int64_t first, int64_t channels,
-                                int64_t *image_pitch, int64_t *plane)
+/* The padded input of `channels` channels and its pitches; makes it unless it was made for all
+ * units. */
+static const real *weight_input(const weight_plan *p, const weight_unit *u, line_block l,
+                                int64_t first, int64_t channels, int64_t *image_pitch,
+                                int64_t *plane)
 {
     const conv_shape *s = p->s;
     const int64_t pixels = s->in[0] * s->in[1];
@@ -103,14 +118,15 @@ static const real *weight_input(const weight_plan *p, const weight_unit *u, line
         *image_pitch = s->groups * s->in_channels * p->plane;
         *plane = p->plane;
         return p->padded + l.image * *image_pitch + (u->group * s->in_channels + first) * p->plane
-            + l.line * p->layout.rows.step * p->layout.pitch;
+               + l.line * p->layout.rows.step * p->layout.pitch;
     }
     *plane = padded_plane(&p->layout, l.lines);
     *image_pitch = channels * *plane;
     real *to = u->padded;
     for (int64_t n = l.image; n < l.image + l.images; n++) {
         const real *x = p->x + ((n * s->groups + u->group) * s->in_channels + first) * pixels;
-        for (int64_t i = 0; i < channels; i++, to += *plane) pad_plane(&p->layout, x + i * pixels, l.line, l.lines, to);
+        for (int64_t i = 0; i < channels; i++, to += *plane)
+            pad_plane(&p->layout, x + i * pixels, l.line, l.lines, to);
     }
     return u->padded;
 }
@@ -119,22 +135,28 @@ static void add_lines(const weight_plan *p, const weight_unit *u, line_block l, 
 {
     const conv_shape *s = p->s;
     const int64_t count = l.images * l.lines * s->out[1];
-    for (int64_t b = 0; b < u->blocks; b++) transpose_gradient(p, u, u->block0 + b, l, u->g + b * count * WIDE);
+    for (int64_t b = 0; b < u->blocks; b++)
+        transpose_gradient(p, u, u->block0 + b, l, u->g + b * count * WIDE);
     for (int64_t first = 0, channels; first < s->in_channels; first += channels) {
         channels = TD_MIN(p->part, s->in_channels - first);
-        pixel_block block = {l.images, l.lines, s->out[1], 0, p->layout.rows.step * p->layout.pitch};
+        pixel_block block
+            = {l.images, l.lines, s->out[1], 0, p->layout.rows.step * p->layout.pitch};
         int64_t plane;
         const real *x = weight_input(p, u, l, first, channels, &block.image_pitch, &plane);
         const int64_t rows = channels * p->taps, tiles = ceil_div(rows, WEIGHT_ROWS);
         for (int64_t b = 0; b < u->blocks; b++) {
-            const int64_t vectors = s->out_channels - (u->block0 + b) * WIDE > LANES ? 2 : 1, pitch = vectors * LANES;
-            real *sums = p->sums ? u->sums + b * p->depth * WIDE + first * p->taps * pitch : u->sums;
+            const int64_t vectors = s->out_channels - (u->block0 + b) * WIDE > LANES ? 2 : 1,
+                          pitch = vectors * LANES;
+            real *sums
+                = p->sums ? u->sums + b * p->depth * WIDE + first * p->taps * pitch : u->sums;
             for (int64_t t = 0; t < tiles; t++) {
                 const int64_t from = share(rows, tiles, t), n = share(rows, tiles, t + 1) - from;
                 const real *row[WEIGHT_ROWS];
                 for (int64_t r = 0; r < n; r++)
-                    row[r] = x + (from + r) / p->taps * plane + p->layout.offset[(from + r) % p->taps];
-                weight_tiles[vectors - 1][n - 1](&block, u->g + b * count * WIDE, row, sums + from * pitch, fresh);
+                    row[r]
+                        = x + (from + r) / p->taps * plane + p->layout.offset[(from + r) % p->taps];
+                weight_tiles[vectors - 1][n - 1](&block, u->g + b * count * WIDE, row,
+                                                 sums + from * pitch, fresh);
             }
             if (!p->sums) put_rows(p, u->group, u->block0 + b, first * p->taps, rows, sums);
         }
@@ -147,7 +169,8 @@ static int64_t weight_scratch(const weight_plan *p, weight_unit *u, real *base)
     const conv_shape *s = p->s;
     const int64_t line = 64 / REAL_SIZE, images = TD_MAX(p->most_lines / s->out[0], 1);
     const int64_t lines = TD_MIN(p->most_lines, s->out[0]);
-    const int64_t padded = p->padded ? 0 : ceil_div(images * p->part * padded_plane(&p->layout, lines), line) * line;
+    const int64_t padded
+        = p->padded ? 0 : ceil_div(images * p->part * padded_plane(&p->layout, lines), line) * line;
     const int64_t g = u->blocks * TD_MAX(p->most_lines, 1) * s->out[1] * WIDE;
     if (base) {
         u->padded = base;
@@ -165,7 +188,9 @@ static void run_weight_unit(int64_t t, void *ctx)
     weight_unit u = {.partial = t / p->chunks % p->partials, .group = t / p->chunks / p->partials};
     u.block0 = share(p->blocks, p->chunks, chunk);
     u.blocks = share(p->blocks, p->chunks, chunk + 1) - u.block0;
-    if (p->sums) u.sums = p->sums + ((u.partial * s->groups + u.group) * p->blocks + u.block0) * p->depth * WIDE;
+    if (p->sums)
+        u.sums = p->sums
+                 + ((u.partial * s->groups + u.group) * p->blocks + u.block0) * p->depth * WIDE;
     int64_t from, to;
     if (s->batch >= p->partials) {
         from = share(s->batch, p->partials, u.partial) * height;
@@ -200,14 +225,15 @@ static void cut_weight(weight_plan *p)
     p->chunks = TD_MIN(p->blocks, ceil_div(WEIGHT_UNITS, p->partials * s->groups));
     p->most_lines = TD_MAX(1, BLOCK_PIXELS / width);
     p->part = ceil_div(s->in_channels, ceil_div(s->in_channels, TD_MAX(DEPTH / p->taps, 1)));
-    if (pixels <= 2 * BLOCK_PIXELS) p->most_lines = lines;  /* then sums need not be kept */
+    if (pixels <= 2 * BLOCK_PIXELS) p->most_lines = lines; /* then sums need not be kept */
 }
 
 static int allocate_weight(weight_plan *p)
 {
     const conv_shape *s = p->s;
     if (p->partials > 1 || p->most_lines < s->batch * s->out[0]) {
-        p->sums = td_scratch((size_t)(p->partials * s->groups * p->blocks * p->depth * WIDE) * sizeof(real));
+        p->sums = td_scratch((size_t)(p->partials * s->groups * p->blocks * p->depth * WIDE)
+                             * sizeof(real));
         if (!p->sums) return TD_ERR_MEMORY;
     }
     if (needs_no_padding(&p->layout)) {
@@ -224,7 +250,8 @@ static int allocate_weight(weight_plan *p)
 }
 
 /* rows, cols: the forward axes. */
-static int weight_wide(const conv_shape *s, const conv_axis *rows, const conv_axis *cols, const real *g, const real *x, real *gw)
+static int weight_wide(const conv_shape *s, const conv_axis *rows, const conv_axis *cols,
+                       const real *g, const real *x, real *gw)
 {
     weight_plan p = {.s = s, .g = g, .x = x, .gw = gw, .taps = rows->taps * cols->taps};
     p.depth = p.taps * s->in_channels;

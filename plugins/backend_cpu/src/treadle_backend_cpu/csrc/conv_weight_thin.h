@@ -1,9 +1,10 @@
-/* The weight gradient by thin tiles (lanes = pixels): for few products, as in first layers and depthwise convolutions. */
+/* The weight gradient by thin tiles (lanes = pixels): for few products, as in first layers and
+ * depthwise convolutions. */
 #ifndef TREADLE_CONV_WEIGHT_THIN_H
 #define TREADLE_CONV_WEIGHT_THIN_H
 #include "conv_weight.h"
 
-#define DOT_UNIT_WORK 300000    /* multiply-adds of a task, aimed at */
+#define DOT_UNIT_WORK 300000 /* multiply-adds of a task, aimed at */
 
 typedef struct {
     const conv_shape *s;
@@ -11,10 +12,10 @@ typedef struct {
     const real *g, *x;
     real *gw;
     int64_t taps, depth;
-    int64_t partials;           /* of images */
-    int64_t per_task;           /* groups */
+    int64_t partials; /* of images */
+    int64_t per_task; /* groups */
     int64_t most_lines;
-    real *sums;                 /* [group][partial][output channel x row x LANES, in tiles] */
+    real *sums; /* [group][partial][output channel x row x LANES, in tiles] */
     int failed;
 } dot_plan;
 
@@ -25,23 +26,29 @@ TD_INLINE int64_t dot_channels(const conv_shape *s, int64_t first)
 }
 
 /* One group, some lines of one image. */
-static void dot_lines(const dot_plan *p, int64_t group, int64_t image, int64_t line, int64_t lines, real *padded, real *sums)
+static void dot_lines(const dot_plan *p, int64_t group, int64_t image, int64_t line, int64_t lines,
+                      real *padded, real *sums)
 {
     const conv_shape *s = p->s;
-    const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1], plane = padded_plane(&p->layout, lines);
+    const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1],
+                  plane = padded_plane(&p->layout, lines);
     const real *x = p->x + (image * s->groups + group) * s->in_channels * in;
     const real *g = p->g + (image * s->groups + group) * s->out_channels * out + line * s->out[1];
-    for (int64_t i = 0; i < s->in_channels; i++) pad_plane(&p->layout, x + i * in, line, lines, padded + i * plane);
+    for (int64_t i = 0; i < s->in_channels; i++)
+        pad_plane(&p->layout, x + i * in, line, lines, padded + i * plane);
     const pixel_block block = {1, lines, s->out[1], 0, p->layout.rows.step * p->layout.pitch};
     const int64_t tiles = ceil_div(p->depth, DOT_ROWS);
     for (int64_t c = 0, channels; c < s->out_channels; c += channels) {
         channels = dot_channels(s, c);
         for (int64_t t = 0; t < tiles; t++) {
-            const int64_t from = share(p->depth, tiles, t), n = share(p->depth, tiles, t + 1) - from;
+            const int64_t from = share(p->depth, tiles, t),
+                          n = share(p->depth, tiles, t + 1) - from;
             const real *row[DOT_ROWS];
             for (int64_t r = 0; r < n; r++)
-                row[r] = padded + (from + r) / p->taps * plane + p->layout.offset[(from + r) % p->taps];
-            dot_tiles[channels][n](&block, g + c * out, out, 0, row, sums + (c * p->depth + channels * from) * LANES);
+                row[r] = padded + (from + r) / p->taps * plane
+                         + p->layout.offset[(from + r) % p->taps];
+            dot_tiles[channels][n](&block, g + c * out, out, 0, row,
+                                   sums + (c * p->depth + channels * from) * LANES);
         }
     }
 }
@@ -52,7 +59,8 @@ static void run_dot_group(const dot_plan *p, int64_t group, int64_t partial, rea
     const int64_t count = s->out_channels * p->depth * LANES;
     real *sums = p->sums + (group * p->partials + partial) * count;
     memset(sums, 0, (size_t)count * sizeof *sums);
-    for (int64_t n = share(s->batch, p->partials, partial); n < share(s->batch, p->partials, partial + 1); n++)
+    for (int64_t n = share(s->batch, p->partials, partial);
+         n < share(s->batch, p->partials, partial + 1); n++)
         for (int64_t line = 0; line < s->out[0]; line += p->most_lines)
             dot_lines(p, group, n, line, TD_MIN(p->most_lines, s->out[0] - line), padded, sums);
 }
@@ -68,7 +76,8 @@ static void run_dot_task(int64_t t, void *ctx)
         __atomic_store_n(&p->failed, 1, __ATOMIC_RELAXED);
         return;
     }
-    for (int64_t g = first; g < TD_MIN(first + p->per_task, s->groups); g++) run_dot_group(p, g, partial, padded);
+    for (int64_t g = first; g < TD_MIN(first + p->per_task, s->groups); g++)
+        run_dot_group(p, g, partial, padded);
     td_scratch_free(padded);
 }
 
@@ -83,7 +92,8 @@ static void add_dots(int64_t group, void *ctx)
     for (int64_t c = 0, channels; c < s->out_channels; c += channels) {
         channels = dot_channels(s, c);
         for (int64_t t = 0; t < tiles; t++) {
-            const int64_t from = share(p->depth, tiles, t), n = share(p->depth, tiles, t + 1) - from;
+            const int64_t from = share(p->depth, tiles, t),
+                          n = share(p->depth, tiles, t + 1) - from;
             for (int64_t i = 0; i < channels * n; i++, sums += LANES) {
                 vec v = vec_load(sums);
                 for (int64_t q = 1; q < p->partials; q++) v += vec_load(sums + q * count);
@@ -95,7 +105,8 @@ static void add_dots(int64_t group, void *ctx)
     }
 }
 
-static int weight_thin(const conv_shape *s, const conv_axis *rows, const conv_axis *cols, const real *g, const real *x, real *gw)
+static int weight_thin(const conv_shape *s, const conv_axis *rows, const conv_axis *cols,
+                       const real *g, const real *x, real *gw)
 {
     dot_plan p = {.s = s, .g = g, .x = x, .gw = gw, .taps = rows->taps * cols->taps};
     p.depth = p.taps * s->in_channels;
@@ -107,7 +118,8 @@ static int weight_thin(const conv_shape *s, const conv_axis *rows, const conv_ax
     p.most_lines = TD_MAX(1, TD_MIN(s->out[0], SOURCE_BYTES / line_bytes));
     p.partials = TD_MAX(1, TD_MIN(s->batch, WEIGHT_UNITS / s->groups));
     p.per_task = ceil_div(DOT_UNIT_WORK, TD_MAX(1, work * ceil_div(s->batch, p.partials)));
-    p.sums = td_scratch((size_t)(s->groups * p.partials * s->out_channels * p.depth * LANES) * sizeof(real));
+    p.sums = td_scratch((size_t)(s->groups * p.partials * s->out_channels * p.depth * LANES)
+                        * sizeof(real));
     p.failed = !p.sums;
     if (!p.failed) td_parallel(p.partials * ceil_div(s->groups, p.per_task), run_dot_task, &p);
     if (!p.failed) td_parallel(s->groups, add_dots, &p);

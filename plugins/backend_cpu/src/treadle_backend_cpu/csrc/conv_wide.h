@@ -1,18 +1,19 @@
-/* A correlation by wide tiles (lanes = output channels). The work is cut into units: images x range of tiles x chunk of
- * channel blocks. A unit takes one part of the input channels at a time, so that what it reads again and again stays in the
- * second-level cache, and keeps sums between parts. How the work is cut never changes the order of any sum. */
+/* A correlation by wide tiles (lanes = output channels). The work is cut into units: images x range
+ * of tiles x chunk of channel blocks. A unit takes one part of the input channels at a time, so
+ * that what it reads again and again stays in the second-level cache, and keeps sums between parts.
+ * How the work is cut never changes the order of any sum. */
 #ifndef TREADLE_CONV_WIDE_H
 #define TREADLE_CONV_WIDE_H
 #include "conv_pack.h"
 
-#define DEPTH 1152              /* input channels x taps of one part: its weights (32 channels: 147 KB) stay in L2 */
-#define SOURCE_BYTES (384 << 10)    /* prepared input of a unit at most */
-#define SUMS_BYTES (4 << 20)    /* sums kept between parts by a unit at most */
-#define PADDED_BYTES (32 << 20) /* input that is padded for all units at once at most */
-#define WEIGHT_BYTES (512 << 10)    /* more weights than this are worth reading for several images at once */
-#define UNIT_PIXELS 256         /* then units should have that many pixels */
-#define GATHERED_TILES 12       /* tiles of a unit whose pixels are gathered at most */
-#define UNIT_WORK 200000        /* multiply-adds that are worth handing to a thread */
+#define DEPTH 1152 /* input channels x taps of a part: its weights (147 KB) stay in L2 */
+#define SOURCE_BYTES (384 << 10) /* prepared input of a unit at most */
+#define SUMS_BYTES (4 << 20)     /* sums kept between parts by a unit at most */
+#define PADDED_BYTES (32 << 20)  /* input that is padded for all units at once at most */
+#define WEIGHT_BYTES (512 << 10) /* more than this should be read for several images at once */
+#define UNIT_PIXELS 256          /* then units should have that many pixels */
+#define GATHERED_TILES 12        /* tiles of a unit whose pixels are gathered at most */
+#define UNIT_WORK 200000         /* multiply-adds that are worth handing to a thread */
 
 enum wide_source { IN_PLACE, PADDED, GATHERED };
 
@@ -20,16 +21,16 @@ typedef struct {
     correlation *c;
     enum wide_source source;
     padded_layout layout;
-    int64_t taps, kernel;       /* taps that are used, weights per pair of channels */
-    int64_t line, lines;        /* pixels that tiles are cut from, and how many such lines an image has */
-    int64_t line_tiles, tile_pixels;    /* tiles of a line; pixels of the largest */
-    int64_t part;               /* input channels per part */
-    int64_t batches, ranges, chunks;    /* of images, of tiles, of blocks: every combination is a unit */
-    const real *padded;         /* [image][group][input channel][plane], or NULL: each unit pads its own */
-    real *own_padded;           /* the same, where it is not the input itself */
+    int64_t taps, kernel;            /* taps that are used, weights per pair of channels */
+    int64_t line, lines;             /* pixels that tiles are cut from; such lines of an image */
+    int64_t line_tiles, tile_pixels; /* tiles of a line; pixels of the largest */
+    int64_t part;                    /* input channels per part */
+    int64_t batches, ranges, chunks; /* of images, tiles, blocks: together the units */
+    const real *padded; /* [image][group][channel][plane], or NULL: units pad their own */
+    real *own_padded;   /* the same, where it is not the input itself */
     int64_t plane;
-    void *tables;               /* the memory of those below */
-    tap *edge_taps[4];          /* for tiles with bit 0: the first pixel of a row, bit 1: the last one */
+    void *tables;      /* the memory of those below */
+    tap *edge_taps[4]; /* for tiles with bit 0: the first pixel of a row, bit 1: the last one */
     tap *gathered_taps;
     int failed;
 } wide_plan;
@@ -39,16 +40,18 @@ typedef struct {
 typedef struct {
     int64_t group;
     int64_t image0, images;
-    int64_t tile0, tiles;       /* of each image; GATHERED: counted over all images */
+    int64_t tile0, tiles; /* of each image; GATHERED: counted over all images */
     int64_t block0, blocks;
-    int64_t line0, lines;       /* rows of output that its own padded input serves */
-    int64_t plane;              /* elements from plane to plane of it */
-    int kept;                   /* whether sums are kept from part to part */
+    int64_t line0, lines; /* rows of output that its own padded input serves */
+    int64_t plane;        /* elements from plane to plane of it */
+    int kept;             /* whether sums are kept from part to part */
     real *padded, *gathered, *sums, *weights;
 } wide_unit;
 
 /* Where a tile lies: `start` and `count` pixels of line `line`. */
-typedef struct { int64_t line, start, count; } tile_place;
+typedef struct {
+    int64_t line, start, count;
+} tile_place;
 
 TD_INLINE tile_place place_of(const wide_plan *p, int64_t tile)
 {
@@ -58,10 +61,12 @@ TD_INLINE tile_place place_of(const wide_plan *p, int64_t tile)
 }
 
 /* The planes of one image that were padded, from input channel `first` on. */
-static const real *padded_planes(const wide_plan *p, const wide_unit *u, int64_t image, int64_t first, int64_t channels)
+static const real *padded_planes(const wide_plan *p, const wide_unit *u, int64_t image,
+                                 int64_t first, int64_t channels)
 {
     const correlation *c = p->c;
-    if (p->padded) return p->padded + ((image * c->groups + u->group) * c->in_channels + first) * p->plane;
+    if (p->padded)
+        return p->padded + ((image * c->groups + u->group) * c->in_channels + first) * p->plane;
     return u->padded + (image - u->image0) * channels * u->plane;
 }
 
@@ -72,13 +77,16 @@ static void pad_input(const wide_plan *p, const wide_unit *u, int64_t first, int
     for (int64_t n = u->image0; n < u->image0 + u->images; n++) {
         const real *x = c->x + ((n * c->groups + u->group) * c->in_channels + first) * pixels;
         real *to = u->padded + (n - u->image0) * channels * u->plane;
-        for (int64_t i = 0; i < channels; i++, to += u->plane) pad_plane(&p->layout, x + i * pixels, u->line0, u->lines, to);
+        for (int64_t i = 0; i < channels; i++, to += u->plane)
+            pad_plane(&p->layout, x + i * pixels, u->line0, u->lines, to);
     }
 }
 
-/* Gathers one tile: to[(channel * taps + tap) * PIXELS + i]. Pixels that are neighbours are copied as a whole vector; what that
- * writes too much is overwritten by the next run, the next tap, or lies in the slack behind the last tile. */
-static void gather_tile(const wide_plan *p, const wide_unit *u, tile_place at, int64_t first, int64_t channels, real *to)
+/* Gathers one tile: to[(channel * taps + tap) * PIXELS + i]. Pixels that are neighbours are copied
+ * as a whole vector; what that writes too much is overwritten by the next run, the next tap, or
+ * lies in the slack behind the last tile. */
+static void gather_tile(const wide_plan *p, const wide_unit *u, tile_place at, int64_t first,
+                        int64_t channels, real *to)
 {
     const correlation *c = p->c;
     const int64_t width = c->cols.out, height = c->rows.out;
@@ -87,66 +95,78 @@ static void gather_tile(const wide_plan *p, const wide_unit *u, tile_place at, i
     for (int64_t done = 0; done < at.count; runs++) {
         const int64_t q = at.start + done, row = q / width, col = q % width;
         place[runs] = done;
-        from[runs] = padded_planes(p, u, row / height, first, channels) + row % height * c->rows.step * p->layout.pitch + col;
+        from[runs] = padded_planes(p, u, row / height, first, channels)
+                     + row % height * c->rows.step * p->layout.pitch + col;
         done += TD_MIN(TD_MIN(at.count - done, width - col), LANES);
     }
     for (int64_t i = 0; i < channels; i++) {
         for (int64_t t = 0; t < p->taps; t++, to += PIXELS) {
             const int64_t distance = i * u->plane + p->layout.offset[t];
-            for (int64_t r = 0; r < runs; r++) vec_store(to + place[r], vec_load(from[r] + distance));
+            for (int64_t r = 0; r < runs; r++)
+                vec_store(to + place[r], vec_load(from[r] + distance));
         }
     }
 }
 
 /* Where a tile reads its input; chooses the taps that it needs. */
-static const real *tile_input(const wide_plan *p, const wide_unit *u, int64_t image, int64_t tile, tile_place at, int64_t first,
-                              tile_sum *s)
+static const real *tile_input(const wide_plan *p, const wide_unit *u, int64_t image, int64_t tile,
+                              tile_place at, int64_t first, tile_sum *s)
 {
     const correlation *c = p->c;
     if (p->source == IN_PLACE) {
         const int64_t pixels = c->rows.in * c->cols.in;
         return c->x + ((image * c->groups + u->group) * c->in_channels + first) * pixels + at.start;
     }
-    if (p->source == GATHERED) return u->gathered + (tile - u->tile0) * s->channels * p->taps * PIXELS;
+    if (p->source == GATHERED)
+        return u->gathered + (tile - u->tile0) * s->channels * p->taps * PIXELS;
     int64_t low, high;
     inner_taps(&c->rows, at.line, &low, &high);
     const tap *taps = p->edge_taps[(at.start == 0) + 2 * (at.start + at.count == p->line)];
     s->first = taps + low * c->cols.taps;
     s->end = taps + high * c->cols.taps;
-    return padded_planes(p, u, image, first, s->channels) + (at.line - u->line0) * c->rows.step * p->layout.pitch + at.start;
+    return padded_planes(p, u, image, first, s->channels)
+           + (at.line - u->line0) * c->rows.step * p->layout.pitch + at.start;
 }
 
 /* ---- the output ---- */
 
 /* Writes `count` pixels of `lanes` channels, pixels `step` apart. */
-static void put_pixels(const real *sums, int64_t pitch, int64_t count, int64_t lanes, real *y, int64_t y_channel, int64_t step)
+static void put_pixels(const real *sums, int64_t pitch, int64_t count, int64_t lanes, real *y,
+                       int64_t y_channel, int64_t step)
 {
     if (step == 1) {
         for (int64_t i = 0; i < count; i += LANES)
-            transpose_from_lanes(sums + i * pitch, pitch, TD_MIN(count - i, LANES), lanes, y + i, y_channel);
+            transpose_from_lanes(sums + i * pitch, pitch, TD_MIN(count - i, LANES), lanes, y + i,
+                                 y_channel);
         return;
     }
     for (int64_t l = 0; l < lanes; l++)
         for (int64_t i = 0; i < count; i++) y[l * y_channel + i * step] = sums[i * pitch + l];
 }
 
-/* Adds the bias to the sums of a tile and writes them; a tile may run over rows and, when gathered, over images. */
-static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile_place at, int64_t block, real *sums)
+/* Adds the bias to the sums of a tile and writes them; a tile may run over rows and, when gathered,
+ * over images. */
+static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile_place at,
+                     int64_t block, real *sums)
 {
     const correlation *c = p->c;
-    const int64_t width = c->cols.out, height = c->rows.out, vectors = block_vectors(c, block), pitch = vectors * LANES;
-    const int64_t channel = u->group * c->out_channels + block * WIDE, lanes = c->out_channels - block * WIDE;
+    const int64_t width = c->cols.out, height = c->rows.out, vectors = block_vectors(c, block),
+                  pitch = vectors * LANES;
+    const int64_t channel = u->group * c->out_channels + block * WIDE,
+                  lanes = c->out_channels - block * WIDE;
     const int dense = c->y_col == 1 && c->y_row == width;
     for (int64_t v = 0; v < vectors && c->bias; v++) {
         vec b = vec_load_n(c->bias + channel + v * LANES, TD_MIN(lanes - v * LANES, LANES));
-        for (int64_t i = 0; i < at.count; i++) vec_store(sums + i * pitch + v * LANES, vec_load(sums + i * pitch + v * LANES) + b);
+        for (int64_t i = 0; i < at.count; i++)
+            vec_store(sums + i * pitch + v * LANES, vec_load(sums + i * pitch + v * LANES) + b);
     }
-    int64_t row = at.line, col = at.start;                  /* of the first pixel that is not yet written */
+    int64_t row = at.line, col = at.start; /* of the first pixel that is not yet written */
     for (int64_t done = 0, n; done < at.count; done += n, col += n) {
         if (col >= width) row += col / width, col %= width;
         if (row >= height) image += row / height, row %= height;
         n = TD_MIN(at.count - done, dense ? (height - row) * width - col : width - col);
-        real *y = c->y + image * c->y_image + channel * c->y_channel + row * c->y_row + col * c->y_col;
+        real *y
+            = c->y + image * c->y_image + channel * c->y_channel + row * c->y_row + col * c->y_col;
         for (int64_t v = 0; v < vectors; v++)
             put_pixels(sums + done * pitch + v * LANES, pitch, n, TD_MIN(lanes - v * LANES, LANES),
                        y + v * LANES * c->y_channel, c->y_channel, c->y_col);
@@ -155,14 +175,16 @@ static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile
 
 /* ---- a unit ---- */
 
-static void sum_block(const wide_plan *p, const wide_unit *u, int64_t block, int64_t first, tile_sum s, real *sums)
+static void sum_block(const wide_plan *p, const wide_unit *u, int64_t block, int64_t first,
+                      tile_sum s, real *sums)
 {
     const correlation *c = p->c;
     const int64_t vectors = block_vectors(c, block), images = p->source == GATHERED ? 1 : u->images;
     const int last = first + s.channels == c->in_channels;
     const real *w = u->weights;
     if (c->packed)
-        w = c->packed + (u->group * count_blocks(c) + block) * packed_block(c) + first * p->kernel * vectors * LANES;
+        w = c->packed + (u->group * count_blocks(c) + block) * packed_block(c)
+            + first * p->kernel * vectors * LANES;
     else pack_weights(c, u->group, block, first, s.channels, u->weights);
     for (int64_t n = u->image0; n < u->image0 + images; n++) {
         for (int64_t t = u->tile0; t < u->tile0 + u->tiles; t++) {
@@ -182,14 +204,17 @@ static void sum_part(const wide_plan *p, const wide_unit *u, int64_t first, int6
     if (p->source != IN_PLACE && !p->padded) pad_input(p, u, first, channels);
     if (p->source == GATHERED) {
         for (int64_t t = 0; t < u->tiles; t++)
-            gather_tile(p, u, place_of(p, u->tile0 + t), first, channels, u->gathered + t * channels * p->taps * PIXELS);
+            gather_tile(p, u, place_of(p, u->tile0 + t), first, channels,
+                        u->gathered + t * channels * p->taps * PIXELS);
         s.plane = p->taps * PIXELS;
         s.first = p->gathered_taps;
         s.end = s.first + p->taps;
     }
     if (p->source == IN_PLACE) s.plane = c->rows.in * c->cols.in;
-    const int64_t kept = u->kept ? u->tiles * (p->source == GATHERED ? 1 : u->images) * p->tile_pixels * WIDE : 0;
-    for (int64_t b = 0; b < u->blocks; b++) sum_block(p, u, u->block0 + b, first, s, u->sums + b * kept);
+    const int64_t kept
+        = u->kept ? u->tiles * (p->source == GATHERED ? 1 : u->images) * p->tile_pixels * WIDE : 0;
+    for (int64_t b = 0; b < u->blocks; b++)
+        sum_block(p, u, u->block0 + b, first, s, u->sums + b * kept);
 }
 
 /* Where the unit's scratch lies: sizes in elements, each a multiple of a cache line. */
@@ -216,19 +241,20 @@ static int64_t unit_scratch(const wide_plan *p, wide_unit *u, real *base)
 static void find_unit(const wide_plan *p, int64_t t, wide_unit *u)
 {
     const correlation *c = p->c;
-    int64_t chunk = t % p->chunks, range = t / p->chunks % p->ranges, rest = t / p->chunks / p->ranges;
+    int64_t chunk = t % p->chunks, range = t / p->chunks % p->ranges,
+            rest = t / p->chunks / p->ranges;
     int64_t batch = rest % p->batches;
     u->group = rest / p->batches;
     u->block0 = share(count_blocks(c), p->chunks, chunk);
     u->blocks = share(count_blocks(c), p->chunks, chunk + 1) - u->block0;
     u->image0 = share(c->batch, p->batches, batch);
     u->images = share(c->batch, p->batches, batch + 1) - u->image0;
-    if (p->source == PADDED) {                              /* cut between lines */
+    if (p->source == PADDED) { /* cut between lines */
         u->line0 = share(p->lines, p->ranges, range);
         u->lines = share(p->lines, p->ranges, range + 1) - u->line0;
         u->tile0 = u->line0 * p->line_tiles;
         u->tiles = u->lines * p->line_tiles;
-    } else {                                                /* one line, cut between tiles */
+    } else { /* one line, cut between tiles */
         u->tile0 = share(p->line_tiles, p->ranges, range);
         u->tiles = share(p->line_tiles, p->ranges, range + 1) - u->tile0;
     }
@@ -265,8 +291,8 @@ static void run_wide_unit(int64_t t, void *ctx)
 
 /* ---- the plan ---- */
 
-/* Tiles of few pixels waste registers: then pixels are gathered over rows and images, which pays off when the gathered ones are
- * used for many output channels. */
+/* Tiles of few pixels waste registers: then pixels are gathered over rows and images, which pays
+ * off when the gathered ones are used for many output channels. */
 static enum wide_source choose_source(const wide_plan *p)
 {
     const correlation *c = p->c;
@@ -278,21 +304,25 @@ static enum wide_source choose_source(const wide_plan *p)
 static int64_t units_for_threads(const correlation *c, int64_t depth)
 {
     double work = (double)c->batch * (double)c->groups * (double)c->out_channels * (double)depth
-        * (double)(c->rows.out * c->cols.out);
+                  * (double)(c->rows.out * c->cols.out);
     int threads = td_threads();
     if (threads == 1 || work < UNIT_WORK) return 1;
     return TD_MIN(4 * (int64_t)threads, (int64_t)(work / UNIT_WORK));
 }
 
-/* Cuts into enough units for the threads: along the larger of input and weights first, since each unit reads all of the other. */
+/* Cuts into enough units for the threads: along the larger of input and weights first, since each
+ * unit reads all of the other. */
 static void cut_into_units(wide_plan *p)
 {
     const correlation *c = p->c;
-    const int64_t pixels = c->rows.out * c->cols.out, cuts = p->source == PADDED ? p->lines : p->line_tiles;
+    const int64_t pixels = c->rows.out * c->cols.out,
+                  cuts = p->source == PADDED ? p->lines : p->line_tiles;
     const int64_t blocks = count_blocks(c), depth = p->taps * c->in_channels;
-    const int64_t image_bytes = p->part * p->plane * REAL_SIZE, weight_bytes = c->out_channels * depth * REAL_SIZE;
-    int64_t together = 1;                                   /* images per unit */
-    if (weight_bytes > WEIGHT_BYTES) together = TD_MAX(1, TD_MIN(ceil_div(UNIT_PIXELS, pixels), SOURCE_BYTES / image_bytes));
+    const int64_t image_bytes = p->part * p->plane * REAL_SIZE,
+                  weight_bytes = c->out_channels * depth * REAL_SIZE;
+    int64_t together = 1; /* images per unit */
+    if (weight_bytes > WEIGHT_BYTES)
+        together = TD_MAX(1, TD_MIN(ceil_div(UNIT_PIXELS, pixels), SOURCE_BYTES / image_bytes));
     p->batches = p->source == GATHERED ? 1 : ceil_div(c->batch, together);
     int64_t ranges = 1;
     if (p->source == PADDED) ranges = ceil_div(image_bytes, SOURCE_BYTES);
@@ -300,11 +330,13 @@ static void cut_into_units(wide_plan *p)
     ranges = TD_MIN(ranges, cuts);
     int64_t wanted = ceil_div(units_for_threads(c, depth), p->batches * c->groups * ranges);
     int64_t more = TD_MIN(cuts / ranges, wanted);
-    if (c->out_channels * p->taps > c->rows.in * c->cols.in * together) more = ceil_div(wanted, TD_MIN(blocks, wanted));
+    if (c->out_channels * p->taps > c->rows.in * c->cols.in * together)
+        more = ceil_div(wanted, TD_MIN(blocks, wanted));
     p->ranges = TD_MIN(cuts, ranges * more);
     p->chunks = TD_MIN(blocks, ceil_div(wanted, more));
     if (p->part == c->in_channels) return;
-    int64_t sums = together * ceil_div(cuts, p->ranges) * (p->source == PADDED ? p->line_tiles : 1) * p->tile_pixels * WIDE;
+    int64_t sums = together * ceil_div(cuts, p->ranges) * (p->source == PADDED ? p->line_tiles : 1)
+                   * p->tile_pixels * WIDE;
     p->chunks = TD_MAX(p->chunks, TD_MIN(blocks, ceil_div(blocks * sums * REAL_SIZE, SUMS_BYTES)));
 }
 
@@ -320,7 +352,11 @@ static void encode_taps(wide_plan *p)
         p->edge_taps[0][t] = (tap){offset, weight};
         p->edge_taps[1][t] = (tap){offset + (left ? EDGE_FIRST : EDGE_NONE), weight};
         p->edge_taps[2][t] = (tap){offset + (right ? EDGE_LAST : EDGE_NONE), weight};
-        p->edge_taps[3][t] = (tap){offset + (left ? EDGE_FIRST : right ? EDGE_LAST : EDGE_NONE), weight};
+        p->edge_taps[3][t] = (tap){offset
+                                       + (left    ? EDGE_FIRST
+                                          : right ? EDGE_LAST
+                                                  : EDGE_NONE),
+                                   weight};
         p->gathered_taps[t] = (tap){4 * t * PIXELS, weight};
     }
 }
@@ -341,7 +377,8 @@ static int plan_wide(wide_plan *p, correlation *c)
     encode_taps(p);
     p->plane = padded_plane(&p->layout, c->rows.out);
     p->lines = p->source == PADDED ? c->rows.out : 1;
-    p->line = c->cols.out * (p->source == PADDED ? 1 : c->rows.out) * (p->source == GATHERED ? c->batch : 1);
+    p->line = c->cols.out * (p->source == PADDED ? 1 : c->rows.out)
+              * (p->source == GATHERED ? c->batch : 1);
     p->line_tiles = ceil_div(p->line, PIXELS);
     p->tile_pixels = ceil_div(p->line, p->line_tiles);
     p->part = ceil_div(c->in_channels, ceil_div(c->in_channels, TD_MAX(DEPTH / p->taps, 1)));
@@ -353,7 +390,8 @@ static int plan_wide(wide_plan *p, correlation *c)
 static int prepare_wide(wide_plan *p)
 {
     correlation *c = p->c;
-    if ((p->batches * p->ranges > 1 || c->share_weights) && pack_all_weights(c)) return TD_ERR_MEMORY;
+    if ((p->batches * p->ranges > 1 || c->share_weights) && pack_all_weights(c))
+        return TD_ERR_MEMORY;
     if (p->source == PADDED && needs_no_padding(&p->layout)) {
         p->plane = c->rows.in * c->cols.in;
         p->padded = c->x;

@@ -1,20 +1,21 @@
-/* Pooling over planes (images x channels) of `real`; half-width floats are widened plane by plane. The including file defines real,
- * REAL_SIZE and NATIVE, the dtype of real. A plane is padded into rows in which the inputs of neighbouring windows are neighbours
- * (conv_source.h); windows of 2 x 2 side by side are taken from the plane itself. */
+/* Pooling over planes (images x channels) of `real`; half-width floats are widened plane by plane.
+ * The including file defines real, REAL_SIZE and NATIVE, the dtype of real. A plane is padded into
+ * rows in which the inputs of neighbouring windows are neighbours (conv_source.h); windows of 2 x 2
+ * side by side are taken from the plane itself. */
 #ifndef TREADLE_POOLING_H
 #define TREADLE_POOLING_H
 #include "conv_source.h"
 #include "scalar.h"
 #include <math.h>
 
-#define TASK_ELEMENTS 16384     /* inputs of one task, aimed at */
+#define TASK_ELEMENTS 16384 /* inputs of one task, aimed at */
 
 /* Integers of the forward kernels; the gradient of max_pool2d has only the first five. */
 typedef struct {
     int64_t planes;
     int64_t in[2], out[2];
     int64_t kernel[2], stride[2], padding[2], dilation[2];
-    int count_padding;          /* of avg_pool2d: whether padding counts as elements */
+    int count_padding; /* of avg_pool2d: whether padding counts as elements */
 } pool_shape;
 
 typedef struct pool_plan pool_plan;
@@ -25,28 +26,31 @@ typedef void plane_job(const pool_plan *p, int64_t plane, real *scratch);
 struct pool_plan {
     pool_shape s;
     padded_layout layout;
-    int side_by_side;           /* windows are 2 x 2, do not overlap and need no padding */
+    int side_by_side; /* windows are 2 x 2, do not overlap and need no padding */
     plane_job *job;
-    int64_t per_task;           /* planes */
-    int64_t extra;              /* elements of scratch besides a plane of input and one of output */
-    const char *in;             /* x; of gradients: g */
+    int64_t per_task; /* planes */
+    int64_t extra;    /* elements of scratch besides a plane of input and one of output */
+    const char *in;   /* x; of gradients: g */
     char *out;
     const int64_t *indices_in;
     int64_t *indices;
-    int64_t *distance;          /* max: from the corner of a window in its plane, per tap */
-    real *col_counts;           /* avg: elements in a window of each output column */
-    int format;                 /* of the planes in memory: enum td_dtype */
+    int64_t *distance; /* max: from the corner of a window in its plane, per tap */
+    real *col_counts;  /* avg: elements in a window of each output column */
+    int format;        /* of the planes in memory: enum td_dtype */
     int status;
 };
 
-/* Planes of `real` in memory are used in place; half-width ones are converted to and from scratch. */
+/* Planes of `real` in memory are used in place; half-width ones are converted to and from scratch.
+ */
 static const real *plane_in(const pool_plan *p, int64_t plane, int64_t n, real *scratch)
 {
     if (p->format == NATIVE) return (const real *)p->in + plane * n;
 #if REAL_SIZE == 4
     const uint16_t *from = (const uint16_t *)p->in + plane * n;
-    if (p->format == TD_F16) for (int64_t i = 0; i < n; i++) scratch[i] = td_f16_to_f32(from[i]);
-    else for (int64_t i = 0; i < n; i++) scratch[i] = td_bf16_to_f32(from[i]);
+    if (p->format == TD_F16)
+        for (int64_t i = 0; i < n; i++) scratch[i] = td_f16_to_f32(from[i]);
+    else
+        for (int64_t i = 0; i < n; i++) scratch[i] = td_bf16_to_f32(from[i]);
 #endif
     return scratch;
 }
@@ -61,8 +65,10 @@ static void finish_plane(const pool_plan *p, int64_t plane, int64_t n, const rea
 #if REAL_SIZE == 4
     if (!p->out) return;
     uint16_t *to = (uint16_t *)p->out + plane * n;
-    if (p->format == TD_F16) for (int64_t i = 0; i < n; i++) to[i] = td_f32_to_f16(from[i]);
-    if (p->format == TD_BF16) for (int64_t i = 0; i < n; i++) to[i] = td_f32_to_bf16(from[i]);
+    if (p->format == TD_F16)
+        for (int64_t i = 0; i < n; i++) to[i] = td_f32_to_f16(from[i]);
+    if (p->format == TD_BF16)
+        for (int64_t i = 0; i < n; i++) to[i] = td_f32_to_bf16(from[i]);
 #else
     (void)p, (void)plane, (void)n, (void)from;
 #endif
@@ -90,7 +96,9 @@ static void pool_axes(const pool_shape *s, conv_axis *rows, conv_axis *cols, int
 static int are_side_by_side(const pool_shape *s)
 {
     for (int a = 0; a < 2; a++)
-        if (s->kernel[a] != 2 || s->stride[a] != 2 || s->padding[a] || s->dilation[a] != 1 || 2 * s->out[a] > s->in[a]) return 0;
+        if (s->kernel[a] != 2 || s->stride[a] != 2 || s->padding[a] || s->dilation[a] != 1
+            || 2 * s->out[a] > s->in[a])
+            return 0;
     return 1;
 }
 
@@ -111,35 +119,43 @@ TD_INLINE void put_indices(int64_t *index, lane_index at, int64_t n, int64_t cor
 {
 #if TD_VEC == 64 && REAL_SIZE == 4
     const __m512i lane = _mm512_setr_epi64(0, 1, 2, 3, 4, 5, 6, 7), steps = _mm512_set1_epi64(step);
-    const __m512i start = _mm512_add_epi64(_mm512_mullo_epi64(lane, steps), _mm512_set1_epi64(corner));
+    const __m512i start
+        = _mm512_add_epi64(_mm512_mullo_epi64(lane, steps), _mm512_set1_epi64(corner));
     const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256((__m512i)at));
     const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64((__m512i)at, 1));
     const unsigned mask = (1u << n) - 1;
     _mm512_mask_storeu_epi64(index, (__mmask8)mask, _mm512_add_epi64(start, low));
-    _mm512_mask_storeu_epi64(index + 8, (__mmask8)(mask >> 8),
-                             _mm512_add_epi64(_mm512_add_epi64(start, _mm512_slli_epi64(steps, 3)), high));
+    _mm512_mask_storeu_epi64(
+        index + 8, (__mmask8)(mask >> 8),
+        _mm512_add_epi64(_mm512_add_epi64(start, _mm512_slli_epi64(steps, 3)), high));
 #else
     for (int64_t l = 0; l < n; l++) index[l] = corner + l * step + at[l];
 #endif
 }
 
-/* The reverse with step 2; the remaining lanes become 0. Returns whether a distance is negative or does not fit a lane. */
+/* The reverse with step 2; the remaining lanes become 0. Returns whether a distance is negative or
+ * does not fit a lane. */
 TD_INLINE int take_distances(const int64_t *index, lane_index *at, int64_t n, int64_t corner)
 {
 #if TD_VEC == 64 && REAL_SIZE == 4
     const unsigned mask = (1u << n) - 1;
-    const __m512i start = _mm512_add_epi64(_mm512_set1_epi64(corner), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
+    const __m512i start
+        = _mm512_add_epi64(_mm512_set1_epi64(corner), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
     const __m512i next = _mm512_add_epi64(start, _mm512_set1_epi64(16));
-    const __m512i low = _mm512_maskz_sub_epi64((__mmask8)mask, _mm512_maskz_loadu_epi64((__mmask8)mask, index), start);
+    const __m512i low = _mm512_maskz_sub_epi64(
+        (__mmask8)mask, _mm512_maskz_loadu_epi64((__mmask8)mask, index), start);
     const __mmask8 rest = (__mmask8)(mask >> 8);
-    const __m512i high = _mm512_maskz_sub_epi64(rest, _mm512_maskz_loadu_epi64(rest, index + 8), next);
-    *at = (lane_index)_mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)), _mm512_cvtepi64_epi32(high), 1);
+    const __m512i high
+        = _mm512_maskz_sub_epi64(rest, _mm512_maskz_loadu_epi64(rest, index + 8), next);
+    *at = (lane_index)_mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)),
+                                         _mm512_cvtepi64_epi32(high), 1);
     return _mm512_cmpgt_epu64_mask(_mm512_or_epi64(low, high), _mm512_set1_epi64(INT32_MAX)) != 0;
 #else
     int64_t all = 0;
     *at = (lane_index){0};
     for (int64_t l = 0; l < n; l++) {
-        const int64_t d = (int64_t)((uint64_t)index[l] - (uint64_t)(corner + 2 * l));    /* any index may be given */
+        const int64_t d = (int64_t)((uint64_t)index[l]
+                                    - (uint64_t)(corner + 2 * l)); /* any index may be given */
         (*at)[l] = (lane_type)d;
         all |= d;
     }
@@ -153,7 +169,8 @@ static void max_side_by_side(const pool_plan *p, const real *x, real *y, int64_t
     for (int64_t j = 0; j < p->s.out[0]; j++) {
         const real *upper = x + 2 * j * width, *lower = upper + width;
         for (int64_t i = 0; i < out; i += LANES) {
-            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES), right = 2 * n - left;
+            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES),
+                          right = 2 * n - left;
             vec a = vec_load_n(upper + 2 * i, left), b = vec_load_n(upper + 2 * i + left, right);
             vec c = vec_load_n(lower + 2 * i, left), d = vec_load_n(lower + 2 * i + left, right);
             vec best = vec_even(a, b);
@@ -167,13 +184,17 @@ static void max_side_by_side(const pool_plan *p, const real *x, real *y, int64_t
     }
 }
 
-/* The distance of the first element of each window that is inside the plane, which is the result where all are -inf. */
+/* The distance of the first element of each window that is inside the plane, which is the result
+ * where all are -inf. */
 static lane_index first_inside(const pool_shape *s, int64_t row, int64_t col)
 {
     lane_type distance[LANES];
-    const int64_t down = row < 0 ? ceil_quotient(-row, s->dilation[0]) * s->dilation[0] * s->in[1] : 0;
+    const int64_t down
+        = row < 0 ? ceil_quotient(-row, s->dilation[0]) * s->dilation[0] * s->in[1] : 0;
     for (int l = 0; l < LANES; l++, col += s->stride[1])
-        distance[l] = (lane_type)(down + (col < 0 ? ceil_quotient(-col, s->dilation[1]) * s->dilation[1] : 0));
+        distance[l]
+            = (lane_type)(down
+                          + (col < 0 ? ceil_quotient(-col, s->dilation[1]) * s->dilation[1] : 0));
     lane_index at;
     memcpy(&at, distance, sizeof at);
     return at;
@@ -190,7 +211,8 @@ static void max_windows(const pool_plan *p, const real *padded, real *y, int64_t
             const int64_t col = i * s->stride[1] - s->padding[1], n = TD_MIN(out - i, LANES);
             vec best = vec_all((real)-INFINITY);
             lane_index at = row < 0 || col < 0 ? first_inside(s, row, col) : (lane_index){0};
-            for (int64_t t = 0; t < taps; t++) take_larger(&best, &at, vec_load(padded + l->offset[t] + i), p->distance[t]);
+            for (int64_t t = 0; t < taps; t++)
+                take_larger(&best, &at, vec_load(padded + l->offset[t] + i), p->distance[t]);
             vec_store_n(y + j * out + i, best, n);
             if (index) put_indices(index + j * out + i, at, n, row * s->in[1] + col, s->stride[1]);
         }
@@ -212,8 +234,10 @@ static void max_plane(const pool_plan *p, int64_t plane, real *scratch)
     finish_plane(p, plane, out, y);
 }
 
-/* Writes the gradient of a row of 2 x 2 windows. Returns lanes that are not zero where a maximum lay outside its window. */
-TD_INLINE lane_index spread_row(const real *g, const int64_t *index, int64_t corner, int64_t out, int64_t width, real *upper)
+/* Writes the gradient of a row of 2 x 2 windows. Returns lanes that are not zero where a maximum
+ * lay outside its window. */
+TD_INLINE lane_index spread_row(const real *g, const int64_t *index, int64_t corner, int64_t out,
+                                int64_t width, real *upper)
 {
     real *lower = upper + width;
     lane_index strange = {0};
@@ -221,7 +245,8 @@ TD_INLINE lane_index spread_row(const real *g, const int64_t *index, int64_t cor
         const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES), right = 2 * n - left;
         lane_index at;
         if (take_distances(index + i, &at, n, corner)) return ~(lane_index){0};
-        lane_index hit[4] = {at == 0, at == 1, at == (lane_type)width, at == (lane_type)(width + 1)};
+        lane_index hit[4]
+            = {at == 0, at == 1, at == (lane_type)width, at == (lane_type)(width + 1)};
         strange |= ~(hit[0] | hit[1] | hit[2] | hit[3]);
         vec v = vec_load_n(g + i, n), part[4];
         for (int k = 0; k < 4; k++) part[k] = (vec)(hit[k] & (lane_index)v);
@@ -234,7 +259,8 @@ TD_INLINE lane_index spread_row(const real *g, const int64_t *index, int64_t cor
     return strange;
 }
 
-/* Writes the gradient of a plane if its windows are 2 x 2 side by side, where nothing needs to be added up; returns whether they are. */
+/* Writes the gradient of a plane if its windows are 2 x 2 side by side, where nothing needs to be
+ * added up; returns whether they are. */
 static int spread_side_by_side(const pool_shape *s, const real *g, const int64_t *index, real *gx)
 {
     const int64_t width = s->in[1], out = s->out[1];
@@ -280,7 +306,8 @@ static void max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
 /* How many elements a window counts along one axis. */
 static int64_t counted(const pool_shape *s, int a, int64_t j)
 {
-    const int64_t start = j * s->stride[a] - s->padding[a], end = TD_MIN(start + s->kernel[a], s->in[a] + s->padding[a]);
+    const int64_t start = j * s->stride[a] - s->padding[a],
+                  end = TD_MIN(start + s->kernel[a], s->in[a] + s->padding[a]);
     if (s->count_padding) return end - start;
     return TD_MIN(end, s->in[a]) - TD_MAX(start, 0);
 }
@@ -291,9 +318,11 @@ static void average_side_by_side(const pool_plan *p, const real *x, real *y)
     for (int64_t j = 0; j < p->s.out[0]; j++) {
         const real *upper = x + 2 * j * width, *lower = upper + width;
         for (int64_t i = 0; i < out; i += LANES) {
-            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES), right = 2 * n - left;
+            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES),
+                          right = 2 * n - left;
             vec a = vec_load_n(upper + 2 * i, left) + vec_load_n(lower + 2 * i, left);
-            vec b = vec_load_n(upper + 2 * i + left, right) + vec_load_n(lower + 2 * i + left, right);
+            vec b
+                = vec_load_n(upper + 2 * i + left, right) + vec_load_n(lower + 2 * i + left, right);
             vec_store_n(y + j * out + i, (vec_even(a, b) + vec_odd(a, b)) * (real)0.25, n);
         }
     }
@@ -309,7 +338,8 @@ static void average_windows(const pool_plan *p, const real *padded, real *y)
         for (int64_t i = 0; i < width; i += LANES) {
             vec sum = {0};
             for (int64_t t = 0; t < taps; t++) sum += vec_load(padded + l->offset[t] + i);
-            vec_store_n(y + j * width + i, sum / (vec_load(p->col_counts + i) * rows), TD_MIN(width - i, LANES));
+            vec_store_n(y + j * width + i, sum / (vec_load(p->col_counts + i) * rows),
+                        TD_MIN(width - i, LANES));
         }
     }
 }
@@ -333,21 +363,27 @@ static void spread_tap(const pool_shape *s, const real *share, int64_t k, real *
 {
     const int64_t step = s->stride[1], start = k - s->padding[1];
     const int64_t low = start < 0 ? ceil_quotient(-start, step) : 0;
-    const int64_t high = s->in[1] > start ? TD_MIN(s->out[1], ceil_quotient(s->in[1] - start, step)) : 0;
+    const int64_t high
+        = s->in[1] > start ? TD_MIN(s->out[1], ceil_quotient(s->in[1] - start, step)) : 0;
     row += start;
-    if (step == 1) for (int64_t i = low; i < high; i++) row[i] += share[i];
-    else for (int64_t i = low; i < high; i++) row[i * step] += share[i];
+    if (step == 1)
+        for (int64_t i = low; i < high; i++) row[i] += share[i];
+    else
+        for (int64_t i = low; i < high; i++) row[i * step] += share[i];
 }
 
 /* Windows of 2 x 2 side by side: a quarter to each element. */
 static void quarter_plane(const pool_shape *s, const real *g, real *gx)
 {
     const int64_t width = s->in[1], out = s->out[1];
-    if (s->in[0] > 2 * s->out[0] || width > 2 * out) memset(gx, 0, (size_t)(s->in[0] * width) * sizeof *gx);
+    if (s->in[0] > 2 * s->out[0] || width > 2 * out)
+        memset(gx, 0, (size_t)(s->in[0] * width) * sizeof *gx);
     for (int64_t j = 0; j < s->out[0]; j++, g += out, gx += 2 * width) {
         for (int64_t i = 0; i < out; i += LANES) {
-            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES), right = 2 * n - left;
-            const vec v = vec_load_n(g + i, n) * (real)0.25, low = vec_zip_low(v, v), high = vec_zip_high(v, v);
+            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES),
+                          right = 2 * n - left;
+            const vec v = vec_load_n(g + i, n) * (real)0.25, low = vec_zip_low(v, v),
+                      high = vec_zip_high(v, v);
             vec_store_n(gx + 2 * i, low, left);
             vec_store_n(gx + width + 2 * i, low, left);
             if (!right) continue;
@@ -366,7 +402,8 @@ static void spread_plane(const pool_plan *p, const real *g, real *gx, real *shar
         const real rows = (real)counted(s, 0, j);
         const int64_t start = j * s->stride[0] - s->padding[0];
         for (int64_t i = 0; i < width; i += LANES)
-            vec_store(share + i, vec_load_n(g + j * width + i, TD_MIN(width - i, LANES)) / (vec_load(p->col_counts + i) * rows));
+            vec_store(share + i, vec_load_n(g + j * width + i, TD_MIN(width - i, LANES))
+                                     / (vec_load(p->col_counts + i) * rows));
         for (int64_t r = TD_MAX(start, 0); r < TD_MIN(start + s->kernel[0], s->in[0]); r++)
             for (int64_t k = 0; k < s->kernel[1]; k++) spread_tap(s, share, k, gx + r * s->in[1]);
     }
@@ -395,7 +432,8 @@ static void run_planes(int64_t task, void *ctx)
         __atomic_store_n(&p->status, TD_ERR_MEMORY, __ATOMIC_RELAXED);
         return;
     }
-    for (int64_t q = task * p->per_task; q < TD_MIN((task + 1) * p->per_task, s->planes); q++) p->job(p, q, scratch);
+    for (int64_t q = task * p->per_task; q < TD_MIN((task + 1) * p->per_task, s->planes); q++)
+        p->job(p, q, scratch);
     td_scratch_free(scratch);
 }
 
@@ -404,11 +442,13 @@ static int run_pool(pool_plan *p)
     const pool_shape *s = &p->s;
     p->per_task = TD_MAX(1, TASK_ELEMENTS / TD_MAX(1, s->in[0] * s->in[1]));
     td_parallel(ceil_quotient(s->planes, p->per_task), run_planes, p);
-    if (p->status == TD_ERR_INDEX) return td_fail(TD_ERR_INDEX, "max_pool2d_grad: an index lies outside its plane");
+    if (p->status == TD_ERR_INDEX)
+        return td_fail(TD_ERR_INDEX, "max_pool2d_grad: an index lies outside its plane");
     return p->status;
 }
 
-/* Integers: planes, then height and width of input, output, kernel, stride, padding and dilation, then count_padding. */
+/* Integers: planes, then height and width of input, output, kernel, stride, padding and dilation,
+ * then count_padding. */
 static pool_shape pool_shape_of(const td_plan *p)
 {
     const int64_t *i = p->i;
@@ -425,19 +465,23 @@ static pool_shape pool_shape_of(const td_plan *p)
 }
 
 /* Runs a job that needs the padded layout, tap distances and column counts. */
-static int run_windows(const td_plan *plan, char **io, enum td_dtype format, plane_job *job, real padding, char *indices)
+static int run_windows(const td_plan *plan, char **io, enum td_dtype format, plane_job *job,
+                       real padding, char *indices)
 {
-    pool_plan p = {.s = pool_shape_of(plan), .job = job, .in = io[0], .out = io[1], .format = (int)format};
+    pool_plan p
+        = {.s = pool_shape_of(plan), .job = job, .in = io[0], .out = io[1], .format = (int)format};
     p.indices = (int64_t *)indices;
-    if (p.indices && plan->n_out == 1) p.out = NULL;        /* only they are asked for */
+    if (p.indices && plan->n_out == 1) p.out = NULL; /* only they are asked for */
     const pool_shape *s = &p.s;
-    const int64_t taps = s->kernel[0] * s->kernel[1], counts = ceil_quotient(s->out[1], LANES) * LANES;
+    const int64_t taps = s->kernel[0] * s->kernel[1],
+                  counts = ceil_quotient(s->out[1], LANES) * LANES;
     if (s->planes == 0) return TD_OK;
     int64_t *axes = td_scratch((size_t)(2 * (s->kernel[0] + s->kernel[1])) * sizeof(int64_t));
     conv_axis rows, cols;
     if (!axes) return TD_ERR_MEMORY;
     pool_axes(s, &rows, &cols, axes);
-    int64_t *tables = td_scratch((size_t)(taps + layout_numbers(&rows, &cols) + counts) * sizeof(int64_t));
+    int64_t *tables
+        = td_scratch((size_t)(taps + layout_numbers(&rows, &cols) + counts) * sizeof(int64_t));
     p.status = tables ? TD_OK : TD_ERR_MEMORY;
     if (tables) {
         p.distance = tables + counts;
@@ -446,7 +490,8 @@ static int run_windows(const td_plan *plan, char **io, enum td_dtype format, pla
         p.layout.padding = padding;
         for (int64_t t = 0; t < taps; t++)
             p.distance[t] = rows.delta[t / s->kernel[1]] * s->in[1] + cols.delta[t % s->kernel[1]];
-        for (int64_t i = 0; i < counts; i++) p.col_counts[i] = i < s->out[1] ? (real)counted(s, 1, i) : 1;
+        for (int64_t i = 0; i < counts; i++)
+            p.col_counts[i] = i < s->out[1] ? (real)counted(s, 1, i) : 1;
         p.side_by_side = are_side_by_side(s);
         p.extra = TD_MAX(padded_plane(&p.layout, s->out[0]), counts) + LANES;
         p.status = run_pool(&p);
@@ -458,22 +503,29 @@ static int run_windows(const td_plan *plan, char **io, enum td_dtype format, pla
 
 static int run_max_grad(const td_plan *plan, char **io, enum td_dtype format)
 {
-    pool_plan p = {.s = pool_shape_of(plan), .job = max_grad_plane, .in = io[0], .out = io[2], .format = (int)format};
+    pool_plan p = {.s = pool_shape_of(plan),
+                   .job = max_grad_plane,
+                   .in = io[0],
+                   .out = io[2],
+                   .format = (int)format};
     p.indices_in = (const int64_t *)io[1];
-    p.side_by_side = p.s.in[0] / 2 == p.s.out[0] && p.s.in[1] / 2 == p.s.out[1] && p.s.in[1] < INT32_MAX / 2;
+    p.side_by_side
+        = p.s.in[0] / 2 == p.s.out[0] && p.s.in[1] / 2 == p.s.out[1] && p.s.in[1] < INT32_MAX / 2;
     return run_pool(&p);
 }
 
-#define POOL_KERNEL(name, type, call)                                                                                   \
+#define POOL_KERNEL(name, type, call)                                                              \
     static int name##_##type(const td_plan *p, char **io) { return call; }
-#define POOL_KERNELS(type, format)                                                                                      \
-    POOL_KERNEL(max_pool2d, type, run_windows(p, io, format, max_plane, -INFINITY, p->n_out > 1 ? io[2] : NULL))                              \
-    POOL_KERNEL(max_pool2d_indices, type, run_windows(p, io, format, max_plane, -INFINITY, io[1]))                      \
-    POOL_KERNEL(max_pool2d_grad, type, run_max_grad(p, io, format))                                                     \
-    POOL_KERNEL(avg_pool2d, type, run_windows(p, io, format, average_plane, 0, NULL))                                   \
+#define POOL_KERNELS(type, format)                                                                 \
+    POOL_KERNEL(max_pool2d, type,                                                                  \
+                run_windows(p, io, format, max_plane, -INFINITY, p->n_out > 1 ? io[2] : NULL))     \
+    POOL_KERNEL(max_pool2d_indices, type, run_windows(p, io, format, max_plane, -INFINITY, io[1])) \
+    POOL_KERNEL(max_pool2d_grad, type, run_max_grad(p, io, format))                                \
+    POOL_KERNEL(avg_pool2d, type, run_windows(p, io, format, average_plane, 0, NULL))              \
     POOL_KERNEL(avg_pool2d_grad, type, run_windows(p, io, format, average_grad_plane, 0, NULL))
 #define POOL_ENTRY(name, type) {#name "_" #type, name##_##type}
-#define POOL_ENTRIES(type)                                                                                              \
-    POOL_ENTRY(max_pool2d, type), POOL_ENTRY(max_pool2d_indices, type), POOL_ENTRY(max_pool2d_grad, type),              \
-    POOL_ENTRY(avg_pool2d, type), POOL_ENTRY(avg_pool2d_grad, type)
+#define POOL_ENTRIES(type)                                                                         \
+    POOL_ENTRY(max_pool2d, type), POOL_ENTRY(max_pool2d_indices, type),                            \
+        POOL_ENTRY(max_pool2d_grad, type), POOL_ENTRY(avg_pool2d, type),                           \
+        POOL_ENTRY(avg_pool2d_grad, type)
 #endif

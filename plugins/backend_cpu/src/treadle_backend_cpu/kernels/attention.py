@@ -1,7 +1,6 @@
 """Scaled dot product attention and its gradient, on operands (batch, heads, positions, width)."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu.kernels.common import FLOATS, work
 from treadle_backend_cpu.kernels.softmax import bind_floats, codes
 

@@ -1,7 +1,6 @@
 """conv2d and its two gradients: one C kernel per pass and dtype, any stride, padding, dilation and number of groups."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, STORAGE, numel, out_bytes
 

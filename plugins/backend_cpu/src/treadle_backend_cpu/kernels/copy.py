@@ -1,7 +1,6 @@
 """Copies: cast, bitcast, and the backend's copy_strided."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import collapse, dense_strides, numel, out_bytes, work
 from treadle_backend_cpu.kernels.elementwise import elementwise_ints

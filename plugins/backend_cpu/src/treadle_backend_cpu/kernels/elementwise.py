@@ -8,7 +8,6 @@ import re
 from treadle.dtypes import dtype as find_dtype
 from treadle.ops import CATALOGUE
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import (
     STORAGE,

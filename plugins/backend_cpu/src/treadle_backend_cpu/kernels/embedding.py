@@ -1,7 +1,6 @@
 """Rows of a table by number, and the gradient of the table."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, numel, out_bytes, work
 from treadle_backend_cpu.kernels.softmax import compute_name

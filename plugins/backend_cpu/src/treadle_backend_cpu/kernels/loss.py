@@ -1,7 +1,6 @@
 """Cross entropy of logits with class numbers, and its gradient."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu.kernels.common import FLOATS, numel, work
 from treadle_backend_cpu.kernels.softmax import FLOPS, bind_floats, codes
 

@@ -3,7 +3,6 @@
 from math import prod
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu.kernels.common import FLOATS, numel, work
 from treadle_backend_cpu.kernels.softmax import bind_floats, codes
 

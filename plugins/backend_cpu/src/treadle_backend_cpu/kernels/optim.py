@@ -3,7 +3,6 @@
 from itertools import accumulate
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, STORAGE, numel, out_bytes, work
 

@@ -1,7 +1,6 @@
 """Maximum and average pooling with their gradients."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, STORAGE, numel, out_bytes, work
 

@@ -1,7 +1,6 @@
 """Random numbers and dropout; their bits are part of the contract: csrc/random.c has every step."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, numel, out_bytes, work
 

@@ -1,7 +1,6 @@
 """Reductions: sum, prod, max, min over any axes; argmax, argmin and cumsum along one."""
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import ALL, NUMBERS, numel, out_bytes, split_axis, work
 

@@ -3,7 +3,6 @@
 from math import prod
 
 from treadle.runtime.backend import kernel
-
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, numel, out_bytes, scalar_codes, split_axis, work
 
