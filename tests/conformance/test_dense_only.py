@@ -6,4 +6,5 @@ import treadle as td
 from treadle.conformance.pytest_plugin import *  # noqa: F403
 
 DEVICE = "dense_only"
+COMPLETE = True
 td.register_backend(DEVICE, DenseOnly)

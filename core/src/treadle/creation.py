@@ -1,5 +1,6 @@
 """Making tensors: from Python values, NumPy arrays, DLPack, and from nothing."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +51,8 @@ def tensor(data: Any, dtype: Any = None, device: Placement = None, requires_grad
     treadle.int64
     """
     kind = None if dtype is None else dtypes.dtype(dtype)
+    if data.__class__ is float and (kind is None or kind.kind == "f"):
+        return _finish(full_of((), data, kind or dtypes.get_default_dtype(), _place(device)), requires_grad)
     if isinstance(data, Tensor):
         copy = data.detach().to(device=data.device if device is None else device, dtype=kind or data.dtype, copy=True)
         return _finish(copy, requires_grad)
@@ -184,8 +187,22 @@ def full_of(shape: Sequence[int], value: Any, kind: DType, place: Device) -> Ten
     sig = dense_sig(kind, tuple(shape), place)
     storage = dispatch.allocate(place, sig.nbytes, "full")
     if sig.size:
-        dispatch.fill(place, storage, CATALOGUE["cast"].reference(np.asarray(value), kind), Spec(sig.shape, kind))
+        place.backend.fill(storage, _pattern(value, kind), sig.size)
     return Tensor(storage, sig)
+
+
+_PATTERNS: dict[Any, bytes] = {}
+
+
+def _pattern(value: Any, kind: DType) -> bytes:
+    """The bytes of one element."""
+    key = (value, value.__class__, kind)
+    found = _PATTERNS.get(key) if value != 0 or value.__class__ is not float else None  # -0.0 equals 0.0
+    if found is None:
+        found = CATALOGUE["cast"].reference(np.asarray(value), kind).astype(kind.np).tobytes()
+        if len(_PATTERNS) < 1024 and value.__class__ in (int, float, bool) and (value != 0 or value.__class__ is not float):
+            _PATTERNS[key] = found
+    return found
 
 
 def _kind(dtype: Any) -> DType:
@@ -269,7 +286,8 @@ def run_iota(start: Any, step: Any, size: int, dtype: DType, device: Any = None)
     """The eager function of `iota`, which has no operand to take a device from."""
     op = CATALOGUE["iota"]
     if STATE.special and (i := INTERPRETER.get()) is not None:
-        return i(op, (start, step), (size, dtype))
+        with _place(device):  # there is no operand that an interpreter could take the device from
+            return i(op, (start, step), (size, dtype))
     sig = dense_sig(dtype, sizes("iota", (size,)), _place(device))
     number = float if dtype.kind == "f" else int
     run = vars(sig).get("iota")  # a row, as other ops have
@@ -298,9 +316,9 @@ def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device
     exact = all(isinstance(v, int) for v in (start, end, step))
     kind = dtypes.dtype(dtype) if dtype is not None else dtypes.int64 if exact else dtypes.get_default_dtype()
     count = (end - start) / step if not exact else -((start - end) // step)
-    if not np.isfinite(count):
+    if not math.isfinite(count):
         raise ArgumentError(f"arange: start, end and step must be finite: {start}, {end}, {step}")
-    return _finish(run_iota(start, step, max(0, int(np.ceil(count))), kind, device), requires_grad)
+    return _finish(run_iota(start, step, max(0, math.ceil(count)), kind, device), requires_grad)
 
 
 def linspace(start: float, end: float, steps: int, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:

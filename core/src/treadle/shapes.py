@@ -124,7 +124,7 @@ def axes(op: str, given: Any, rank: int) -> Shape:
 
 def integers(op: str, given: tuple[Any, ...]) -> Shape:
     """Return sizes or axes that were given as one sequence or as separate integers; ArgumentError for anything else."""
-    items = given[0] if len(given) == 1 and isinstance(given[0], Iterable) and not hasattr(given[0], "__index__") else given
+    items = given[0] if len(given) == 1 and not hasattr(given[0], "__index__") and hasattr(given[0], "__iter__") else given
     try:
         return tuple(n.__index__() for n in items)
     except (TypeError, AttributeError):
@@ -134,12 +134,12 @@ def integers(op: str, given: tuple[Any, ...]) -> Shape:
 def sizes(op: str, given: Any) -> Shape:
     """Return given as a tuple of non-negative sizes whose product is a possible tensor; ShapeError otherwise."""
     try:
-        out = tuple(n.__index__() for n in given)
+        out = tuple([n.__index__() for n in given])
     except (TypeError, AttributeError):
         raise ArgumentError(f"{op}: a shape must be integers: {given!r}") from None
     if len(out) > MAX_DIMS:
         raise ShapeError(f"{op}: {len(out)} dimensions are more than the {MAX_DIMS} supported: {out}")
-    if any(n < 0 for n in out):
+    if out and min(out) < 0:
         raise ShapeError(f"{op}: sizes must not be negative: {out}")
     check_count(op, out)
     return out
@@ -147,7 +147,7 @@ def sizes(op: str, given: Any) -> Shape:
 
 def check_count(op: str, shape: Sequence[int]) -> None:
     """ShapeError for shapes whose elements (or strides, where a size is 0) could not be counted in 64 bits."""
-    count = math.prod(max(n, 1) for n in shape)
+    count = math.prod(shape) or math.prod(max(n, 1) for n in shape)
     if count > MAX_ELEMENTS:
         raise ShapeError(f"{op}: shape {tuple(shape)} has {count} elements, more than any memory")
 

@@ -25,11 +25,12 @@ class Rule:
     index to the slot of its saved bytes, so that writing over a result can mark it stale.
     """
 
-    __slots__ = ("count", "name", "results", "run", "saves", "several")
+    __slots__ = ("count", "gone", "name", "results", "run", "saves", "several")
 
     def __init__(self, name: str, count: int, run: Callable[[list[Any], Any], Any], saves: bool, several: int = 0, results: dict[int, int] | None = None) -> None:
         self.name, self.count, self.run, self.saves, self.several = name, count, run, saves, several
         self.results = results or {}
+        self.gone: Rule | None = None  # what takes its place when the saved values are freed
 
 
 Hooks = dict[int, dict[int, Any]]  # index of a result -> key -> hook
@@ -97,8 +98,10 @@ LEAF = Rule("leaf", 0, lambda node, g: (), False)
 
 def freed(rule: Rule) -> Rule:
     """The rule of a node whose saved values are gone; hooks and kept gradients stay."""
-    empty = Rule(rule.name, rule.count, _freed, False, rule.several)
-    return HookedRule(empty, rule.hooks, rule.kept) if isinstance(rule, HookedRule) else empty
+    if rule.gone is None:
+        empty = Rule(rule.name, rule.count, _freed, False, rule.several)
+        rule.gone = HookedRule(empty, rule.hooks, rule.kept) if isinstance(rule, HookedRule) else empty
+    return rule.gone
 
 
 def leaf_node() -> list[Any]:

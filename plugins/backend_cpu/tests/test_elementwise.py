@@ -29,13 +29,10 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
 
-def tanh_of(x):
-    return np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
-
-
 def gelu_tanh_grad(g, x):
-    t, slope = tanh_of(x), math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x)
-    return g * (0.5 * (1 + t) + 0.5 * x * (1 - t * t) * slope)
+    """By the logistic function: its terms do not cancel, those of the tanh form do."""
+    s = 1 / (1 + np.exp(-2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    return g * (s + x * s * (1 - s) * 2 * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * x * x))
 
 
 GRADIENTS = {

@@ -274,7 +274,7 @@ class Leaks(Plain):
 class ForgetsOffsets(Plain):
     """A view begins where its base begins."""
 
-    level, caught = "L0", ("memory/any/views", "copy/f32/offset")
+    level, caught = "L0", ("memory/any/views", "layout/f32/offset")
 
     def alloc(self, nbytes):
         return super().alloc(nbytes + 2 * GUARD)[GUARD : GUARD + nbytes] if nbytes < GUARD else super().alloc(nbytes)
@@ -286,7 +286,7 @@ class ForgetsOffsets(Plain):
 class WritesGaps(Plain):
     """Copying into a strided target fills the gaps between its rows too."""
 
-    level, caught = "L0", ("copy/f32/into-rows",)
+    level, caught = "L0", ("layout/f32/into-rows",)
 
     def copy_strided(self, dst, src, itemsize, shape, dst_strides, src_strides):
         super().copy_strided(dst, src, itemsize, shape, dst_strides, src_strides)

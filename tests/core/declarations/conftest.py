@@ -1,4 +1,4 @@
-"""Makes `helpers` of this folder importable."""
+"""Makes `declared` of this folder importable."""
 
 import sys
 from pathlib import Path

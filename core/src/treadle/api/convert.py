@@ -1,6 +1,7 @@
 """Moving and converting: devices, dtypes, NumPy, Python values, DLPack, pickling, copies."""
 
 import copy as copying
+import struct
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from treadle.op import FN
 from treadle.runtime import dispatch
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import host_device
-from treadle.shapes import extent
 from treadle.sig import dense_sig
 from treadle.tape import Rule
 
@@ -74,12 +74,10 @@ def numpy(x: Tensor, *, force: bool = False) -> Any:
     backend = x.device.backend
     if not backend.host or not x.sig.size:
         return numpy_copy(x)
-    low, high = extent(x.shape, x.sig.strides)
-    if low < 0:
+    kind, strides = x.sig.dtype, x.sig.strides
+    if any(s < 0 for s in strides):
         return numpy_copy(x)
-    item = x.dtype.itemsize
-    base = np.frombuffer(backend.host_view(x.storage), np.uint8, count=high * item).view(x.dtype.np)
-    return np.lib.stride_tricks.as_strided(base, x.shape, [s * item for s in x.sig.strides])
+    return np.ndarray(x.sig.shape, kind.np, backend.host_view(x.storage), 0, tuple([s * kind.itemsize for s in strides]))
 
 
 def __array__(x: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -105,6 +103,9 @@ def _host_array(x: Tensor) -> Any:
     return numpy(x)
 
 
+_UNPACK = {kind: struct.Struct("=" + code).unpack_from for kind, code in zip(dtypes.ALL, "?bhiqBHIQe?fd", strict=True)}
+
+
 def item(x: Tensor) -> Any:
     """Return the one element as a Python number; ArgumentError for any other size.
 
@@ -114,10 +115,12 @@ def item(x: Tensor) -> Any:
     """
     if x.sig.size != 1:
         raise ArgumentError(f"item: needs exactly one element: shape {x.shape}")
-    kind = x.dtype
-    raw = bytes(memoryview(x.device.backend.d2h(x.storage, kind.itemsize))[: kind.itemsize])
-    value = np.frombuffer(raw, kind.np)[0]
-    return float(value) if kind.kind == "f" else value.item()
+    sig = x.sig
+    kind = sig.dtype
+    raw = sig.device.backend.d2h(x.storage, kind.itemsize)
+    if kind is dtypes.bfloat16:
+        return float(np.frombuffer(raw, kind.np, 1)[0])
+    return _UNPACK[kind](raw)[0]
 
 
 def tolist(x: Tensor) -> Any:
@@ -263,7 +266,7 @@ def new_arange(x: Tensor, n: int, dtype: Any = dtypes.int64) -> Tensor:
 
 def _caster(kind: Any) -> Any:
     def cast(x: Tensor) -> Tensor:
-        return to(x, kind)
+        return x if x.sig.dtype is kind else FN["cast"](x, kind)
 
     cast.__doc__ = f"Return x as {kind.name}."
     return cast

@@ -6,6 +6,7 @@ import numpy as np
 
 from treadle import creation, dtypes
 from treadle._tensor import Tensor, make_view
+from treadle.api.remember import remember
 from treadle.eager.inplace import copy_
 from treadle.errors import ArgumentError, IndexRangeError, ShapeError
 from treadle.op import FN, STATE
@@ -16,16 +17,50 @@ FULL = slice(None)
 
 
 def __getitem__(x: Tensor, key: Any) -> Tensor:
-    if key.__class__ is int and not STATE.special:
-        row = x.sig.item_row or _item_row(x.sig)
-        if row is not None:
-            n, sig, step = row
-            if -n <= key < n:
-                return make_view(x, sig, (key if key >= 0 else key + n) * step)
-    items = _expand(x, key)
-    basic, advanced = _split(x, items)
+    known = None
+    if not STATE.special:
+        if key.__class__ is int:
+            row = x.sig.item_row or _item_row(x.sig)
+            if row is not None:
+                n, sig, step = row
+                if -n <= key < n:
+                    return make_view(x, sig, (key if key >= 0 else key + n) * step)
+        else:
+            known = _basic_key(key)
+            if known is not None:
+                try:
+                    sig, offset = x.sig.__dict__["view_item"][known]
+                except KeyError:
+                    pass
+                else:
+                    return make_view(x, sig, offset)
+    if isinstance(key, Tensor) and key.sig.ndim and key.sig.dtype in (dtypes.int32, dtypes.int64) and x.sig.ndim:
+        return FN["gather_nd"](x, key.unsqueeze(-1))
+    if isinstance(key, Tensor) and key.sig.dtype is dtypes.bool_ and key.sig.ndim and key.shape == x.shape[: key.ndim]:
+        if key.ndim > 1 and key.shape == x.shape:
+            x, key = x.reshape(-1), key.reshape(-1)
+        return FN["gather_nd"](x, FN["nonzero"](key))
+    basic, advanced = _split(x, _expand(x, key))
     y = FN["subscript"](x, tuple(basic)) if basic is not None else x
+    if known is not None:
+        remember("view_item", x, known, y)
     return y if not advanced else _gather(y, advanced)
+
+
+def _basic_key(key: Any) -> Any:
+    """A hashable form of a key of integers, slices, None and Ellipsis only; None for any other (True equals 1, a tensor may change)."""
+    out: list[Any] = []
+    for item in key if key.__class__ is tuple else (key,):
+        if item.__class__ is slice:
+            start, stop, step = item.start, item.stop, item.step
+            if (start is not None and start.__class__ is not int) or (stop is not None and stop.__class__ is not int) or (step is not None and step.__class__ is not int):
+                return None
+            out.append((start, stop, step))
+        elif item.__class__ is int or item is None or item is Ellipsis:
+            out.append(item)
+        else:
+            return None
+    return tuple(out)
 
 
 def _item_row(sig: Sig) -> Any:
@@ -37,15 +72,31 @@ def _item_row(sig: Sig) -> Any:
 
 
 def __setitem__(x: Tensor, key: Any, value: Any) -> None:
-    items = _expand(x, key)
-    basic, advanced = _split(x, items)
-    target = FN["subscript"](x, tuple(basic)) if basic is not None else x
-    if not isinstance(value, Tensor):
-        value = creation.tensor(value, None if isinstance(value, np.ndarray) else _kind_for(value, x), x.device)
-    if not advanced:
-        copy_(target, _squeeze_lead(value, target.shape))
+    if key.__class__ is int or _basic_key(key) is not None:
+        target = __getitem__(x, key)
+        copy_(target, _squeeze_lead(_value(value, x), target.shape))
         return
-    copy_(target, _scatter(target, advanced, value))
+    basic, advanced = _split(x, _expand(x, key))
+    target = FN["subscript"](x, tuple(basic)) if basic is not None else x
+    if not advanced:
+        copy_(target, _squeeze_lead(_value(value, x), target.shape))
+    elif target is x and _is_mask(x, key) and not (isinstance(value, Tensor) and value.ndim):
+        copy_(x, FN["where"](key, _value(value, x), x))
+    else:
+        copy_(target, _scatter(target, advanced, _value(value, x)))
+
+
+def _is_mask(x: Tensor, key: Any) -> bool:
+    return isinstance(key, Tensor) and key.dtype.kind == "b" and key.shape == x.shape
+
+
+def _value(value: Any, x: Tensor) -> Tensor:
+    """An assigned value as a tensor on x's device."""
+    if isinstance(value, Tensor):
+        return value
+    if x.dtype.kind == "f" and value.__class__ in (int, float):
+        return creation.full_of((), value, x.dtype, x.device)
+    return creation.tensor(value, None if isinstance(value, np.ndarray) else _kind_for(value, x), x.device)
 
 
 def _kind_for(value: Any, x: Tensor) -> Any:
@@ -159,7 +210,7 @@ def _coordinates(y: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor,
     except ShapeError as e:
         raise IndexRangeError(str(e)) from None
     wide = [FN["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors]
-    index = wide[0].stack(wide, -1)
+    index = wide[0].unsqueeze(-1) if len(wide) == 1 else wide[0].stack(wide, -1)
     axes = [a for a, _ in advanced]
     together = axes == list(range(axes[0], axes[0] + len(axes)))
     order = axes + [d for d in range(y.ndim) if d not in axes]

@@ -105,7 +105,7 @@ def zero_(x: Tensor) -> Tensor:
 
 def masked_fill_(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     """Set elements to a value where a mask holds and return the tensor."""
-    return inplace.copy_(x, FN["where"](mask, value, x.clone() if x.node is not None else x))
+    return inplace.copy_(x, FN["where"](mask, value, x))
 
 
 def index_put_(x: Tensor, indices: Any, values: Tensor, accumulate: bool = False) -> Tensor:

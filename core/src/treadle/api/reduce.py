@@ -5,10 +5,11 @@ from typing import Any, NamedTuple
 from treadle import dtypes
 from treadle._tensor import Tensor
 from treadle.errors import ArgumentError
-from treadle.op import CATALOGUE as OPS
 from treadle.op import FN
+from treadle.shapes import MAX_DIMS
 from treadle.shapes import axes as axes_of
 from treadle.shapes import axis as axis_of
+from treadle.tape import grad_enabled
 
 
 class MinMax(NamedTuple):
@@ -18,11 +19,20 @@ class MinMax(NamedTuple):
     indices: Tensor
 
 
+ALL = tuple(tuple(range(rank)) for rank in range(MAX_DIMS + 1))  # every axis, by rank
+_KNOWN: dict[Any, tuple[int, ...]] = {}  # (dim or dims, rank) -> axes
+
+
 def _dims(op: str, x: Tensor, dim: Any, axis: Any) -> tuple[int, ...]:
-    given = dim if axis is None else axis
-    if isinstance(given, (tuple, list)) and not given:
-        given = None
-    return axes_of(op, given, x.ndim)
+    given, rank = dim if axis is None else axis, x.sig.ndim
+    if given is None or (given.__class__ is not int and isinstance(given, (tuple, list)) and not given):
+        return ALL[rank]
+    if given.__class__ is not int and given.__class__ is not tuple:
+        return axes_of(op, given, rank)
+    found = _KNOWN.get((given, rank))
+    if found is None:
+        found = _KNOWN[given, rank] = axes_of(op, given, rank)
+    return found
 
 
 def _keep(keepdim: bool, keepdims: Any) -> bool:
@@ -82,15 +92,17 @@ def _extremum(name: str) -> Any:
 
     def run(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Any:
         if isinstance(dim, Tensor):
-            return OPS[pair](x, dim)
+            return FN[pair](x, dim)
         given = dim if axis is None else axis
         keep = _keep(keepdim, keepdims)
         if given is None:
-            return OPS[name](x, tuple(range(x.ndim)), keep)
+            return FN[name](x, ALL[x.ndim], keep)
         if x.ndim == 0:
             return MinMax(x + 0, x.new_zeros((), dtype=dtypes.int64))
         d = axis_of(name, given, x.ndim)
-        indices = OPS[arg](x, d, True)
+        if x.node is None or not grad_enabled():
+            return MinMax(FN[name](x, (d,), keep), FN[arg](x, d, keep))
+        indices = FN[arg](x, d, True)
         values = FN["take_along"](x, indices, d)
         if not keep:
             shape = x.shape[:d] + x.shape[d + 1 :]
@@ -124,9 +136,9 @@ def _arg(name: str) -> Any:
     def run(x: Tensor, dim: Any = None, keepdim: bool = False, *, axis: Any = None, keepdims: Any = None) -> Tensor:
         given = dim if axis is None else axis
         if given is None:
-            flat = OPS[name](FN["reshape"](x, (x.sig.size,)), 0, False)
+            flat = FN[name](FN["reshape"](x, (x.sig.size,)), 0, False)
             return FN["reshape"](flat, (1,) * x.ndim) if _keep(keepdim, keepdims) else flat
-        return OPS[name](x, axis_of(name, given, x.ndim), _keep(keepdim, keepdims))
+        return FN[name](x, axis_of(name, given, x.ndim), _keep(keepdim, keepdims))
 
     run.__name__ = name
     run.__doc__ = f"Return the index (int64) of the first {name[3:]}imum, of all elements or along a dimension."
@@ -157,7 +169,7 @@ def _truth(op: str, name: str, x: Tensor, dim: Any, keepdim: bool, axis: Any, ke
     if 0 in (x.shape[d] for d in over):
         shape = [1 if d in over else n for d, n in enumerate(x.shape)] if keep else [n for d, n in enumerate(x.shape) if d not in over]
         return x.new_full(tuple(shape), name == "all")
-    return OPS[op](x, over, keep)
+    return FN[op](x, over, keep)
 
 
 def logsumexp(x: Tensor, dim: Any, keepdim: bool = False) -> Tensor:
@@ -184,7 +196,7 @@ def norm(x: Tensor, p: Any = 2, dim: Any = None, keepdim: bool = False) -> Tenso
     p = 2 if p in (None, "fro") else p
     over = _dims("norm", x, dim, None)
     if p in (float("inf"), float("-inf")):
-        return OPS["max" if p > 0 else "min"](FN["abs"](x), over, keepdim)
+        return FN["max" if p > 0 else "min"](FN["abs"](x), over, keepdim)
     if p == 2:
         return FN["sqrt"](FN["sum"](FN["square"](x), over, keepdim))
     if p == 1:

@@ -5,7 +5,8 @@ from typing import Any
 
 from treadle import dtypes
 from treadle._tensor import Tensor
-from treadle.errors import ArgumentError, DTypeError, ShapeError
+from treadle.api.remember import remembered
+from treadle.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from treadle.op import FN
 from treadle.shapes import axes as axes_of
 from treadle.shapes import axis as axis_of
@@ -20,9 +21,15 @@ def size(x: Tensor, dim: int | None = None) -> Any:
     >>> td.zeros(2, 3).size(0)
     2
     """
-    return x.sig.shape if dim is None else x.shape[axis_of("size", dim, x.ndim)]
+    shape = x.sig.shape
+    if dim is None:
+        return shape
+    if not shape:
+        raise IndexRangeError("size: a 0-d tensor has no dimensions")
+    return shape[dim] if dim.__class__ is int and -len(shape) <= dim < len(shape) else shape[axis_of("size", dim, len(shape))]
 
 
+@remembered
 def reshape(x: Tensor, *shape: Any) -> Tensor:
     """Return the elements in another shape (one size may be -1): a view where possible, else a copy.
 
@@ -33,6 +40,7 @@ def reshape(x: Tensor, *shape: Any) -> Tensor:
     return FN["reshape"](x, infer_size("reshape", integers("reshape", shape), x.sig.size))
 
 
+@remembered
 def view(x: Tensor, *shape: Any) -> Tensor:
     """Return a view in another shape; ShapeError where only a copy could do it. With a dtype, reinterpret the bits.
 
@@ -58,6 +66,7 @@ def reshape_as(x: Tensor, other: Tensor) -> Tensor:
     return reshape(x, other.shape)
 
 
+@remembered
 def permute(x: Tensor, *dims: Any) -> Tensor:
     """Return a view with dimensions reordered.
 
@@ -72,6 +81,7 @@ def permute(x: Tensor, *dims: Any) -> Tensor:
     return FN["permute"](x, order)
 
 
+@remembered
 def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
     """Return a view with two dimensions swapped."""
     a, b = axis_of("transpose", dim0, x.ndim), axis_of("transpose", dim1, x.ndim)
@@ -85,6 +95,7 @@ def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
 swapaxes = swapdims = transpose
 
 
+@remembered
 def t(x: Tensor) -> Tensor:
     """Return the transpose of a matrix (vectors and scalars as they are).
 
@@ -97,6 +108,7 @@ def t(x: Tensor) -> Tensor:
     return FN["permute"](x, tuple(range(x.ndim))[::-1])
 
 
+@remembered
 def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
     """Return a view with dimensions moved to new places."""
     src = [axis_of("movedim", d, x.ndim) for d in ([source] if isinstance(source, int) else source)]
@@ -111,6 +123,7 @@ def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
 moveaxis = movedim
 
 
+@remembered
 def expand(x: Tensor, *sizes: Any) -> Tensor:
     """Return a view with dimensions of size 1 repeated; -1 keeps a size.
 
@@ -142,6 +155,7 @@ def broadcast_tensors(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(FN["expand"](x, shape) for x in tensors)
 
 
+@remembered
 def squeeze(x: Tensor, dim: Any = None) -> Tensor:
     """Return a view without dimensions of size 1 (all, or the given ones that are).
 
@@ -153,6 +167,7 @@ def squeeze(x: Tensor, dim: Any = None) -> Tensor:
     return FN["reshape"](x, tuple(n for d, n in enumerate(x.shape) if not (d in over and n == 1)))
 
 
+@remembered
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """Return a view with a dimension of size 1 inserted.
 
@@ -164,6 +179,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     return FN["reshape"](x, (*x.shape[:d], 1, *x.shape[d:]))
 
 
+@remembered
 def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     """Return the dimensions from start_dim to end_dim joined into one.
 
@@ -183,6 +199,7 @@ def flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     return FN["reshape"](x, (*shape[:a], joined, *shape[b + 1 :]))
 
 
+@remembered
 def unflatten(x: Tensor, dim: int, sizes: Any) -> Tensor:
     """Return one dimension split into several (one size may be -1)."""
     d = axis_of("unflatten", dim, x.ndim)
@@ -194,6 +211,7 @@ def ravel(x: Tensor) -> Tensor:
     return FN["reshape"](x, (x.sig.size,))
 
 
+@remembered
 def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     """Return the view of `length` indices from `start` along a dimension."""
     d = axis_of("narrow", dim, x.ndim)
@@ -203,6 +221,7 @@ def narrow(x: Tensor, dim: int, start: int, length: int) -> Tensor:
     return FN["subscript"](x, tuple((start, length, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
 
 
+@remembered
 def select(x: Tensor, dim: int, index: int) -> Tensor:
     """Return the view at one index of a dimension."""
     d = axis_of("select", dim, x.ndim)

@@ -8,6 +8,7 @@ from heapq import heappop, heappush
 from typing import Any
 
 from treadle._tensor import Tensor, View
+from treadle.creation import full_of
 from treadle.errors import AutogradError, DeviceError, DTypeError, ShapeError
 from treadle.op import CATALOGUE
 from treadle.tape import EDGES, GRAD_MODE, HookedRule, Leaf, freed, run_hooks
@@ -49,8 +50,7 @@ def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
     if g is None:
         if y.sig.size != 1:
             raise AutogradError(f"backward: a gradient must be given for an output of shape {y.shape}; only one-element outputs need none")
-        g = y.new_ones(y.shape)
-        return y.node, g
+        return y.node, full_of(y.shape, 1, y.dtype, y.device)
     if not isinstance(g, Tensor):
         raise DTypeError(f"backward: the gradient must be a tensor, not {type(g).__name__}")
     if g.shape != y.shape:
@@ -73,18 +73,19 @@ class Walk:
     def __init__(self, create_graph: bool, retain: bool, wanted: list[Any] | None = None) -> None:
         self.create_graph, self.retain = create_graph, retain
         self.wanted = None if wanted is None else {_key(n) for n in wanted}
+        self.inner = {key[0] for key in self.wanted or () if key.__class__ is tuple}  # ids of nodes with wanted results
+        self.useless: dict[int, list[int]] = {}  # of each node to run: slots of the edges that lead to nothing wanted
         self.captured: dict[Any, Any] = {}
         self.pending: dict[int, Any] = {}
         self.heap: list[Any] = []
         self.given: dict[int, Any] = {}  # gradients that leaves may not share
         self.waiting: dict[int, Any] = {}  # leaves with hooks, and their gradients so far
-        self.needed: set[int] | None = None
 
     def run(self, seeds: list[tuple[Any, Tensor]]) -> None:
         token = GRAD_MODE.set(self.create_graph)
         try:
             if self.wanted is not None:
-                self.needed = _reaching([e for e, _ in seeds], self.wanted)
+                self.useless = _reaching([e for e, _ in seeds], self.wanted)
             self.given = {id(g): g for _, g in seeds}
             for edge, g in seeds:
                 self.put(edge, g)
@@ -100,13 +101,12 @@ class Walk:
             n = heappop(heap)
             g = pending.pop(n[0])
             rule = n[1]
-            run = rule.run
             if capture:
-                if rule.__class__ is HookedRule:
-                    g, run = rule.before(g), rule.inner
-                if not self.pass_on(n, g):
+                results = self.run_captured(n, rule, g)
+                if results is None:
                     continue
-            results = run(n, g)
+            else:
+                results = rule.run(n, g)
             k = EDGES
             for r in results:
                 if r is not None:
@@ -123,15 +123,26 @@ class Walk:
                             put(edge, r)
                 k += 1
             if rule.saves and not retain:
-                n[1] = freed(rule)
+                n[1] = rule.gone or freed(rule)
                 del n[EDGES:]
 
-    def pass_on(self, n: list[Any], g: Any) -> bool:
-        """Capture the gradient of a wanted inner result; whether the walk must go on through this node."""
-        for k, x in enumerate(g) if n[1].several else ((0, g),):
-            if x is not None and (n[0], k) in self.wanted:  # type: ignore[operator]
-                self.captured[n[0], k] = x
-        return self.needed is None or n[0] in self.needed
+    def run_captured(self, n: list[Any], rule: Any, g: Any) -> Any:
+        """Capture what is wanted of a node, and run its rule if something wanted lies beyond it, else return None."""
+        i, run = n[0], rule.run
+        if rule.__class__ is HookedRule:
+            g, run = rule.before(g), rule.inner
+        if i in self.inner:
+            for k, x in enumerate(g) if rule.several else ((0, g),):
+                if x is not None and (i, k) in self.wanted:  # type: ignore[operator]
+                    self.captured[i, k] = x
+        useless = self.useless.get(i)
+        if useless is None:
+            return None
+        if useless and not self.create_graph:
+            n = n[:]  # with fewer edges the rule computes less
+            for k in useless:
+                n[k] = None
+        return run(n, g)
 
     def put(self, edge: Any, g: Any) -> None:
         """Add a gradient to what is pending for an edge."""
@@ -189,33 +200,23 @@ class Walk:
             self.captured[key] = self.own(g)
 
 
-def _reaching(starts: list[Any], wanted: set[Any]) -> set[int]:
-    """Ids of the nodes below which a wanted one lies: the only ones the walk must run."""
-    state: dict[int, bool] = {}
-    stack = [_owner(e) for e in starts]
+def _reaching(starts: list[Any], wanted: set[Any]) -> dict[int, list[int]]:
+    """The nodes beyond which something wanted lies, by id; with the slots of their edges that lead to nothing wanted."""
+    nodes: dict[int, Any] = {}
+    stack = [e[0] if e.__class__ is tuple else e for e in starts]
     while stack:
-        n = stack[-1]
-        i = n[0]
-        if i == 0 or i in state:
-            stack.pop()
-            continue
-        edges = [e for e in n[EDGES : EDGES + n[1].count] if e is not None]
-        open_ = [_owner(e) for e in edges if not _is_done(e, state)]
-        if open_ and n is not open_[-1]:
-            stack.extend(open_)
-            continue
-        state[i] = any(_key(e) in wanted or state.get(_owner(e)[0], False) for e in edges)
-        stack.pop()
-    return {i for i, hit in state.items() if hit}
-
-
-def _owner(edge: Any) -> Any:
-    return edge[0] if edge.__class__ is tuple else edge
-
-
-def _is_done(edge: Any, state: dict[int, bool]) -> bool:
-    i = _owner(edge)[0]
-    return i == 0 or i in state
+        n = stack.pop()
+        if n[0] != 0 and n[0] not in nodes:
+            nodes[n[0]] = n
+            stack += [e[0] if e.__class__ is tuple else e for e in n[EDGES : EDGES + n[1].count] if e is not None]
+    found: dict[int, list[int]] = {}
+    for i in sorted(nodes, reverse=True):  # inputs are older than results, and ids fall
+        n = nodes[i]
+        edges = [(k, n[k]) for k in range(EDGES, EDGES + n[1].count) if n[k] is not None]
+        useless = [k for k, e in edges if _key(e) not in wanted and (e[0][0] if e.__class__ is tuple else e[0]) not in found]
+        if len(useless) < len(edges):
+            found[i] = useless
+    return found
 
 
 def tensor_backward(x: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:

@@ -25,15 +25,20 @@ def carried_out(case: Case, device: Any) -> Outcome:
     try:
         return case.check(case, device)
     except UnsupportedError as e:
-        return Outcome("FB" if is_owed(case.op, case.dtype, device) else "U", str(e))
+        return Outcome("FB" if is_owed(case, device) else "U", str(e))
     except Exception as e:  # whatever a backend raises is this case's failure, not the suite's
         return Outcome("F", f"{type(e).__name__}: {e}", np.inf)
 
 
-def is_owed(op: Op | None, dtype: DType | None, device: Any) -> bool:
-    """Whether the backend must run an op for an element type: it claims it, or the level requires it."""
-    if op is None or dtype is None:
+def is_owed(case: Case, device: Any) -> bool:
+    """Whether the backend must run a case: it claims the op for its element types, or the level requires it."""
+    if case.op is None or case.dtype is None:
         return True
+    kinds = [case.dtype, *(v for v in case.attrs.values() if isinstance(v, DType))]
+    return all(_is_owed(case.op, d, device) for d in kinds)
+
+
+def _is_owed(op: Op, dtype: DType, device: Any) -> bool:
     if claims(op, dtype, device):
         return True
     if op.tier == "kernel":
@@ -227,7 +232,7 @@ def _gradient_verdict(g: Any, want: tuple[Any, Any], x: Any, device: Any) -> Ver
 def check_refusal(case: Case, device: Any) -> Outcome:
     """The call raises what is declared, by the next synchronisation at the latest, and the device still works afterwards."""
     assert case.op is not None
-    operands = mapped(lambda x: x, case.operands(device))
+    operands = case.operands(device)
     error, match, call = case.option
     try:
         call(case, operands, device)

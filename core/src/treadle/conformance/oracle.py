@@ -12,7 +12,7 @@ from treadle import creation, dtypes
 from treadle.autograd.backward import grad_of
 from treadle.conformance.magnitude import magnitude_device, sizes_of
 from treadle.conformance.tensors import flat, is_array, mapped
-from treadle.dtypes import DType, bool_, float64
+from treadle.dtypes import bool_, float64
 from treadle.eager import resolve as resolving
 from treadle.op import Op
 from treadle.runtime import reference
@@ -142,7 +142,3 @@ def resolution(op: Op, args: list[Any], attrs: dict[str, Any]) -> str:
     plain, _ = resolving._normal(op, tuple(args))
     values = [attrs.get(a, d) for a, d in op.attrs.items()]
     return resolving.lookup(op, plain, values)[0].how
-
-
-def dtype_of(array: Any) -> DType:
-    return dtypes.dtype(array.dtype)

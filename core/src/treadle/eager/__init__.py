@@ -65,7 +65,7 @@ def _host_function(op: Op) -> Any:
             raise DTypeError(f"{op.name}: operand 'x' must be a tensor, not {type(x).__name__}")
         if STATE.special and (i := INTERPRETER.get()) is not None:
             return i(op, (x,), tuple(attrs.values()))
-        return x.new_tensor(op.reference(x.detach().numpy_copy(), **attrs))
+        return x.new_tensor(op.reference(x.numpy(force=True), **attrs))
 
     function.__name__ = op.name
     return function

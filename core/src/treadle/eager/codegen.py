@@ -212,7 +212,7 @@ def forward_source(plan: Plan, name: str, row: str) -> str:
     parameters += [a if d is REQUIRED else f"{a}=ATTR_{a}" for a, d in op.attrs.items()]
     head = f"def {name}({', '.join(_ordered(parameters))}{', want=None' if op.partial else ''}):"
     operands, attrs = _tuple(plan.names), _tuple([*op.attrs] + (["want"] if op.partial else []))
-    lines = [head, "    if STATE.special:", "        i = INTERPRETER.get()", f"        if i is not None: return i(OP, {operands}, {attrs})"]
+    lines = [head, "    if STATE.special:", "        _i = INTERPRETER.get()", f"        if _i is not None: return _i(OP, {operands}, {attrs})"]
     if op.category == "binary":
         lines += _binary_source(op, row, operands)
         return "\n".join(lines)
@@ -402,7 +402,7 @@ def reversed_source(plan: Plan) -> str:
     op = plan.op
     a, b = plan.names
     body = [f"    out = kernel({a}, {b}.storage)", *_record_source(plan, "RULE")]
-    lines = [f"def r_{op.name}({b}, {a}):", "    if STATE.special:", "        i = INTERPRETER.get()", f"        if i is not None: return i(OP, ({a}, {b}), ())",
+    lines = [f"def r_{op.name}({b}, {a}):", "    if STATE.special:", "        _i = INTERPRETER.get()", f"        if _i is not None: return _i(OP, ({a}, {b}), ())",
              *_guarded(f"kernel, sig = {b}.sig.r_{op.name}[{a}.__class__]", MISS, f"resolve(OP, ({a}, {b}), ())", body)]  # fmt: skip
     return "\n".join(lines)
 

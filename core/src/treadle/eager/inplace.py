@@ -14,7 +14,6 @@ from treadle.eager import resolve as resolving
 from treadle.eager.codegen import Plan
 from treadle.errors import AutogradError, DTypeError, ShapeError
 from treadle.op import FN, Op
-from treadle.runtime import dispatch
 from treadle.shapes import broadcast, expand_strides, overlaps
 from treadle.sig import sig_of
 
@@ -113,18 +112,30 @@ def _check_recordable(what: str, x: Tensor) -> None:
 
 def write_values(x: Tensor, new: Any) -> None:
     """Put the elements of `new` (broadcast, cast) into x's memory and count the write; nothing is recorded."""
-    if new.dtype is not x.dtype:
-        new = FN["cast"](new, x.dtype)
-    source = new.sig
-    if source.shape != x.shape:
-        source = sig_of(source.dtype, x.shape, expand_strides(source.shape, source.strides, x.shape), x.device)
-    storage = new.storage
-    if isinstance(new, View) and new.root is x.root and new is not x:
-        storage, source = resolving.copy_of(new), resolving.dense_sig(new.dtype, new.shape, new.device)
-        source = sig_of(source.dtype, x.shape, expand_strides(source.shape, source.strides, x.shape), x.device)
+    if new.sig.dtype is not x.sig.dtype:
+        new = FN["cast"](new, x.sig.dtype)
+    storage, source = new.storage, new.sig
+    if new.__class__ is View and new.root is x.root and new is not x:  # the regions may overlap
+        storage, source = resolving.copy_of(new), resolving.dense_sig(source.dtype, source.shape, source.device)
+    source = _rows(x).get(source) or _fitted(x, source)
     mark(x)
-    dispatch.copy_into(x.device, x.storage, x.sig, storage, source)
+    if source.size:
+        source.device.backend.copy_strided(x.storage, storage, source.dtype.itemsize, source.shape, x.sig.strides, source.strides)
     x._version += 1
+
+
+def _rows(x: Tensor) -> dict[Any, Any]:
+    """Of a target's signature: sig of a source -> that source broadcast to the target."""
+    return vars(x.sig).setdefault("copy_row", {})  # type: ignore[no-any-return]
+
+
+def _fitted(x: Tensor, source: Any) -> Any:
+    rows = _rows(x)
+    if len(rows) >= resolving.MAX_ENTRIES:
+        rows.clear()
+    fitted = source if source.shape == x.shape else sig_of(source.dtype, x.shape, expand_strides(source.shape, source.strides, x.shape), x.device)
+    rows[source] = fitted
+    return fitted
 
 
 def mark(x: Tensor) -> None:
@@ -134,13 +145,16 @@ def mark(x: Tensor) -> None:
         tape.mark_stale(x.base.node)
 
 
-def finish(x: Tensor, new: Tensor) -> Tensor:
-    """The recorded end of a write: new values into memory, a new node for the root."""
+def finish(x: Tensor, new: Tensor, copied: bool = False) -> Tensor:
+    """The recorded end of a write: new values into memory, a new node for the root.
+
+    copied: the values are somebody else's, so that x needs a node of its own, not to pass for that tensor.
+    """
     if new.dtype is not x.dtype:
         new = FN["cast"](new, x.dtype)
     if new.shape != x.shape:
         new = FN["expand"](new, x.shape)
-    node = new.node
+    node = [tape.next_id(), COPIED, new.node] if copied and new.node is not None else new.node
     base = x.base if isinstance(x, View) else None
     old = base.node if base is not None else None
     token = tape.GRAD_MODE.set(False)
@@ -168,14 +182,18 @@ def copy_(x: Tensor, other: Any) -> Tensor:
         other = x.new_tensor(other)
     if other.device is not x.device:
         other = other.to(x.device)
-    _check_target("copy", x)
-    if broadcast("copy_", x.shape, other.shape) != x.shape:
-        raise ShapeError(f"copy_: {other.shape} does not fit the target {x.shape}")
+    if other.sig not in _rows(x):  # what was written before fits
+        _check_target("copy", x)
+        if broadcast("copy_", x.shape, other.shape) != x.shape:
+            raise ShapeError(f"copy_: {other.shape} does not fit the target {x.shape}")
     if not _records(x, (other,)):
         write_values(x, other)
         return x
     _check_recordable("copy", x)
-    return finish(x, other)
+    return finish(x, other, copied=True)
+
+
+COPIED = tape.Rule("copy", 1, lambda node, g: (g,), False)
 
 
 views.WRITE_INTO.append(copy_)

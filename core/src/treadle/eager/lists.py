@@ -27,19 +27,12 @@ def variadic_function(op: Op) -> Any:
     def function(*xs: Any, **attrs: Any) -> Any:
         if STATE.special and (i := INTERPRETER.get()) is not None:
             return i(op, xs, tuple(attrs.values()))
-        if not xs or not all(isinstance(x, Tensor) for x in xs):
-            raise DTypeError(f"{op.name}: one tensor or more expected: {[type(x).__name__ for x in xs]}")
-        kinds = {x.dtype for x in xs}
-        if len(kinds) > 1:
-            common = dtypes.result_type([x.dtype for x in xs], [], [])
-            xs = tuple(x if x.dtype is common else resolving.CAST[0](x, common) for x in xs)
-        resolving._same_device(op, xs)
-        key = (op.name, tuple(x.sig for x in xs), tuple(attrs.items()))
-        entry = _ROWS.get(key)
+        try:
+            entry = _ROWS.get((op.name, tuple([x.sig for x in xs]), tuple(attrs.items())))
+        except AttributeError:  # not all are tensors
+            entry = None
         if entry is None:
-            out = op.spec(*[Spec(x.shape, x.dtype) for x in xs], **attrs)
-            kernel = dispatch.assemble(op, xs[0].device, [x.sig for x in xs], out, attrs)
-            entry = _remember(key, (kernel, resolving.dense_sig(out.dtype, out.shape, xs[0].device)))
+            xs, entry = _resolve(op, xs, attrs)
         kernel, sig = entry
         out = kernel(*[x.storage for x in xs])
         nodes = [x.node for x in xs]
@@ -50,6 +43,20 @@ def variadic_function(op: Op) -> Any:
 
     function.__name__ = op.name
     return function
+
+
+def _resolve(op: Op, xs: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
+    """Check and promote the operands; (operands, (kernel, sig of the result)), remembered."""
+    if not xs or not all(isinstance(x, Tensor) for x in xs):
+        raise DTypeError(f"{op.name}: one tensor or more expected: {[type(x).__name__ for x in xs]}")
+    if len({x.dtype for x in xs}) > 1:
+        common = dtypes.result_type([x.dtype for x in xs], [], [])
+        xs = tuple(x if x.dtype is common else resolving.CAST[0](x, common) for x in xs)
+    resolving._same_device(op, xs)
+    out = op.spec(*[Spec(x.shape, x.dtype) for x in xs], **attrs)
+    kernel = dispatch.assemble(op, xs[0].device, [x.sig for x in xs], out, attrs)
+    entry = (kernel, resolving.dense_sig(out.dtype, out.shape, xs[0].device))
+    return xs, _remember((op.name, tuple([x.sig for x in xs]), tuple(attrs.items())), entry)
 
 
 def _rule(op: Op, rule: Any, name: str, count: int) -> Rule:

@@ -3,6 +3,7 @@ probabilities instead of keeping them (Dao et al. 2022)."""
 
 from typing import Any
 
+from treadle.dtypes import int32
 from treadle.errors import ShapeError
 from treadle.op import MIXED, Op, composite
 from treadle.ops.contraction import matmul
@@ -41,7 +42,7 @@ def _scores(q: Any, k: Any, mask: Any, scale: float, causal: bool) -> Any:
         x = where(mask, x, -INF) if mask.dtype.kind == "b" else x + mask
     if causal:
         rows, columns = x.shape[-2:]
-        x = where(x.new_arange(columns) <= x.new_arange(rows).reshape(rows, 1), x, -INF)
+        x = where(x.new_arange(columns, dtype=int32) <= x.new_arange(rows, dtype=int32).reshape(rows, 1), x, -INF)
     return x
 
 
@@ -61,6 +62,10 @@ def _attention_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any,
     p = _probabilities(q, k, mask, lse, scale, causal)
     ds = p * (matmul(g, transpose_last(v)) - sum_(g * y, (3,), True)) * scale
     return matmul(ds, k), matmul(transpose_last(ds), q), matmul(transpose_last(p), g)
+
+
+def _mask_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, scale: float, causal: bool) -> Any:
+    return _probabilities(q, k, mask, lse, scale, causal) * (matmul(g, transpose_last(v)) - sum_(g * y, (3,), True))
 
 
 def _cases(*lead: Any) -> list[Any]:
@@ -85,6 +90,7 @@ attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=_l
 attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=_grad_spec,
                            samples=_grad_cases(), num=MIXED, doc="Return the gradients of attention for queries, keys and values.",
             errors=[raises(ShapeError, "must be equal", (1, 2, 4, 3), *((1, 2, 3, 4),) * 3, None, (1, 2, 3, 4), (1, 2, 3, 1))])
-attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(), num=MIXED,
+attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad, "mask": _mask_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(),
+            num=MIXED,
                           doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.",
             errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6, 7), None), raises(ShapeError, "mask must be", *((1, 2, 3, 4),) * 3, bools(1, 2, 3, 4))])

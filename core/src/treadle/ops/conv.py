@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import int64
+from treadle.dtypes import int32, int64
 from treadle.errors import ArgumentError, ShapeError
 from treadle.op import EXACT, MIXED, STEPWISE, Op, composite
 from treadle.ops.contraction import dot_general
@@ -201,12 +201,12 @@ def _max_pool(x: Any, indices: Any, kernel_size: Pair, stride: Pair, padding: Pa
 def _max_pool_indices(x: Any, kernel_size: Pair, stride: Pair, padding: Pair = NIL, dilation: Pair = ONE, ceil_mode: bool = False) -> Any:
     p = _pool_patches(x, -np.inf, kernel_size, stride, padding, dilation, ceil_mode)
     n, c, oh, ow, kh, kw = p.shape
-    best = argmax(reshape(p, (n, c, oh, ow, kh * kw)), 4)
+    best = argmax(reshape(p, (n, c, oh, ow, kh * kw)), 4).to(int32)
     column = best % kw
     row = (best - column).div(kw, rounding_mode="trunc")
-    top = best.new_arange(oh).reshape(oh, 1) * stride[0] - padding[0]
-    left = best.new_arange(ow) * stride[1] - padding[1]
-    return (row * dilation[0] + top) * x.shape[3] + column * dilation[1] + left
+    top = best.new_arange(oh, dtype=int32).reshape(oh, 1) * stride[0] - padding[0]
+    left = best.new_arange(ow, dtype=int32) * stride[1] - padding[1]
+    return ((row * dilation[0] + top) * x.shape[3] + column * dilation[1] + left).to(int64)
 
 
 def _indices_spec(x: Spec, kernel_size: Pair, stride: Pair, padding: Pair = NIL, dilation: Pair = ONE, ceil_mode: bool = False) -> Spec:

@@ -103,7 +103,7 @@ sub: Op = binary("sub", "a - b", np.subtract, {"a": lambda g, shape_a: sum_to(g,
 mul: Op = binary("mul", {"float": "a * b", "int": "a * b", "uint": "a * b", "bool": "a & b"}, np.multiply,
              {"a": lambda g, b, shape_a: sum_to(g * b, shape_a), "b": lambda g, a, shape_b: sum_to(g * a, shape_b)}, doc="Multiply; of bools, and.")
 div: Op = binary("div", {"float": "a / b", "int": "trunc_div(a, b)", "uint": "trunc_div(a, b)"}, _trunc_div,
-             {"a": lambda g, b, shape_a: sum_to(g / b, shape_a), "b": lambda g, b, y, shape_b: sum_to(-g * (y / b), shape_b)}, dtypes=NUMERIC,
+             {"a": lambda g, b, shape_a: sum_to(g / b, shape_a), "b": lambda g, a, b, shape_b: sum_to(-g * ((a / b) / b), shape_b)}, dtypes=NUMERIC,
              samples=[s((4, 5), t(5, kind="positive")), s(t(3, 1), t(1, 4, kind="positive")), s((), t(kind="positive")), s((0,), t(0))],
              doc="Divide: floats as IEEE 754, integers toward zero; an integer divisor of zero is an error.",
             errors=[raises(ShapeError, "do not broadcast", (3,), (4,)), raises(ZeroDivisionError, "zero", Arg((3,), "int32", 1), Arg((3,), "int32", 0, 1))])
@@ -252,7 +252,7 @@ rsqrt: Op = unary("rsqrt", "1 / sqrt(x)", lambda x: 1 / np.sqrt(x), {"x": lambda
 square: Op = unary("square", {"float": "x * x", "int": "x * x", "uint": "x * x"}, lambda x: x * x, {"x": lambda g, x: g * (x * 2.0)}, decompose=lambda x: mul(x, x),
             tier="composite", dtypes=NUMERIC,
                    doc="Return x * x.")
-true_div: Op = binary("true_div", "a / b", np.divide, {"a": lambda g, b, shape_a: sum_to(g / b, shape_a), "b": lambda g, b, y, shape_b: sum_to(-g * (y / b), shape_b)},
+true_div: Op = binary("true_div", "a / b", np.divide, {"a": lambda g, b, shape_a: sum_to(g / b, shape_a), "b": lambda g, a, b, shape_b: sum_to(-g * ((a / b) / b), shape_b)},
                   decompose=lambda a, b: div(a, b), samples=div.samples, **COMPOSITE | {"num": EXACT},
                   doc="Divide; integers are divided in the default float type.")
 ne: Op = binary("ne", "a != b", np.not_equal, {}, spec=boolean, decompose=lambda a, b: bit_not(eq(a, b)), tier="composite",

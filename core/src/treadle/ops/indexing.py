@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import ALL, INTS, int32, int64
+from treadle.dtypes import ALL, INTS, float32, int32, int64
 from treadle.errors import DTypeError, ShapeError
 from treadle.op import EXACT, STEPWISE, Op, composite, host
-from treadle.ops.elementwise import cast, where
+from treadle.ops.elementwise import abs_, cast, where
 from treadle.ops.manipulation import expand, reshape
-from treadle.ops.samples import ints, raises, s, t
+from treadle.ops.samples import Arg, ints, raises, s, t
 from treadle.shapes import numel
 from treadle.spec import Spec
 
@@ -83,12 +83,13 @@ OUTSIDE = [raises(IndexError, "out of range|outside", (5, 3), ints(2, 1, low=low
 gather_nd: Op = Op("gather_nd", "x i -> y", tier="kernel", category="index", spec=_gather_spec, reference=lambda x, i: x[_checked(i, x.shape[: i.shape[-1]])], num=EXACT,
                vjp={"x": lambda g, i, shape_x: scatter_nd(g.new_zeros(shape_x), i, g, "add")},
                samples=[s((5, 3), ints(4, 1, high=5)), s((5, 3), ints(2, 4, 2, high=3)), s((7,), ints(0, 1, high=7)), s((3, 4, 5), ints(6, 1, low=-3, high=3)),
-               s((4, 0), ints(2, 1, high=4))],
+               s((4, 0), ints(2, 1, high=4)), s((5, 3), Arg((4, 1), "int32", -5, 5))],
                doc="Return x at coordinates i[..., :] of its first axes.",
             errors=[*OUTSIDE, raises(ShapeError, "need k <=", (5,), ints(2, 3))])
 scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter, num=STEPWISE, vjp={"x u": _scatter_grads},
                 samples=[s((5, 3), ints(4, 1, high=5), (4, 3), mode="add"), s((7,), ints(3, 2, 1, high=7), (3, 2), mode="add"), s((5, 3), ints(1, 1, high=5), (1, 3), mode="set"),
-                         s((4, 3), ints(2, 2, high=3), (2,), mode="max"), s((4, 3), ints(2, 2, high=3), (2,), mode="min"), s((7,), ints(0, 1, high=7), (0,), mode="set")],
+                         s((4, 3), ints(2, 2, high=3), (2,), mode="max"), s((4, 3), ints(2, 2, high=3), (2,), mode="min"), s((7,), ints(0, 1, high=7), (0,), mode="set"),
+                         s((4, 3), ints(2, 2, high=3), (2,), mode="mul"), s((5, 3), Arg((4, 1), "int32", -5, 5), (4, 3), mode="add")],
                          doc="Return x with updates u set, added, multiplied, or minimised or maximised in at coordinates i[..., :].",
             errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, 1, low=5, high=6), (2, 3)), raises(ShapeError, "updates", (5, 3), ints(2, 1, high=5), (2, 2))])
 sort: Op = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort, spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
@@ -126,7 +127,8 @@ def _put_spec(x: Spec, i: Spec, u: Spec, axis: int, mode: str = "set") -> Spec:
 
 take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)), spec=_along_spec, dtypes=EVERY, num=EXACT,
                        vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
-                       samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0), s((7,), ints(3, high=7), axis=0)],
+                       samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0), s((7,), ints(3, high=7), axis=0),
+                       s((4, 5), Arg((4, 2), "int32", -5, 5), axis=1)],
                        doc="Return the elements that i names along one axis.",
             errors=[raises(IndexError, "out of range|outside", (4, 5), ints(4, 2, low=5, high=6), axis=1), raises(ShapeError, "rank", (4, 5), ints(4), axis=1)])
 put_along: Op = composite("put_along", "x i u -> y", lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
@@ -154,9 +156,15 @@ def _embedding_reference(w: Any, i: Any, padding_idx: int = -1) -> Any:
     return w[i]
 
 
+def as_int32(i: Any) -> Any:
+    """Indices in the type whose arithmetic every backend owes; what does not fit becomes too large for any axis."""
+    far = abs_(cast(i, float32)) >= 2.0**31
+    return i if i.dtype is int32 else where(far, 2**31 - 1, cast(i, int32))
+
+
 def _places(i: Any, n: int) -> Any:
     """Indices (..., 1) of rows for gather_nd: negative ones, which it would wrap, are put out of range."""
-    i = i if i.dtype in (int32, int64) else cast(i, int64)
+    i = as_int32(i)
     return reshape(where(i < 0, n, i), (*i.shape, 1))
 
 
@@ -185,14 +193,15 @@ embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, n
 embedding: Op = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, _places(i, w.shape[0])), spec=_embedding_spec, reference=_embedding_reference,
             num=EXACT,
                       vjp={"w": lambda g, i, shape_w, padding_idx: embedding_grad(g, i, shape_w[0], padding_idx)},
-                      samples=[s((5, 3), ints(4, high=5)), s((9, 4), ints(2, 3, high=9), padding_idx=1), s((5, 3), ints(0, high=5)), s((5, 3), ints(high=5))],
+                      samples=[s((5, 3), ints(4, high=5)), s((9, 4), ints(2, 3, high=9), padding_idx=1), s((5, 3), ints(0, high=5)), s((5, 3), ints(high=5)),
+                      s((5, 3), Arg((4,), "int32", 0, 5)), s((5, 3), Arg((4,), "uint32", 0, 5))],
                       doc="Return the rows of w that i names; an index outside [0, rows) is an error.",
             errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, low=5, high=6)), raises(IndexError, "out of range|outside", (5, 3), ints(2, low=-1, high=0)),
             raises(ShapeError, "expected", (5,), ints(2, high=5))])
 
 
 def _pad_rows(y: Any, i: Any, padding_idx: int) -> Any:
-    return y if padding_idx < 0 else y * reshape((i != padding_idx).to(y.dtype), (*i.shape, 1))
+    return y if padding_idx < 0 else y * reshape((as_int32(i) != padding_idx).to(y.dtype), (*i.shape, 1))
 
 
 # ---- host ops: the shape of the result depends on the data -----------------------------------------------------------------

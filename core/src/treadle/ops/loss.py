@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import INTS, int64
+from treadle.dtypes import INTS, int32
 from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import MIXED, Op, composite
-from treadle.ops.elementwise import cast, exp, where
-from treadle.ops.indexing import gather_nd
+from treadle.ops.elementwise import exp, where
+from treadle.ops.indexing import as_int32, gather_nd
 from treadle.ops.manipulation import reshape
 from treadle.ops.reduction import sum_
 from treadle.ops.samples import Arg, ints, raises, s
@@ -45,13 +45,14 @@ def _lse_spec(x: Spec) -> Spec:
 
 def _parts(x: Any, t: Any, w: Any, ignore_index: int) -> Any:
     """(hit, valid, weight): one-hot targets (N, C), rows that count (N,), weight of each row's class (N,), zero where ignored."""
-    classes = x.new_arange(x.shape[1], dtype=t.dtype)
+    t = as_int32(t)
+    classes = x.new_arange(x.shape[1], dtype=int32)
     valid = t != ignore_index
     column = (t.shape[0], 1)
     hit = (reshape(t, column) == classes) & reshape(valid, column)
     count = x.shape[1]
     safe = where(valid, where(t < 0, count, t), 0)  # gather_nd refuses what is out of range
-    weight = gather_nd(x.new_ones((count,)) if w is None else w, reshape(cast(safe, int64), column))
+    weight = gather_nd(x.new_ones((count,)) if w is None else w, reshape(safe, column))
     return hit, valid.to(x.dtype), weight * valid.to(x.dtype)
 
 
@@ -81,6 +82,18 @@ def _grad(g: Any, x: Any, t: Any, w: Any, lse: Any, label_smoothing: float = 0.0
     return gx * g if reduction == "sum" else gx * (g / sum_(weight, (0,)))
 
 
+def _weight_grad(g: Any, x: Any, t: Any, w: Any, y: Any, lse: Any, label_smoothing: float, ignore_index: int, reduction: str) -> Any:
+    hit, valid, weight = _parts(x, t, w, ignore_index)
+    n = (x.shape[0], 1)
+    logp = x - reshape(lse, n)
+    rate = reshape(g, n) if reduction == "none" else g if reduction == "sum" else g / sum_(weight, (0,))
+    one = hit.to(x.dtype)
+    shares = one * logp * (1.0 - label_smoothing) + reshape(valid, n) * logp * (label_smoothing / x.shape[1])
+    if reduction == "mean":
+        shares = shares + one * y  # the weights' sum divides: y is what each of its terms takes off
+    return -sum_(shares * rate, (0,))
+
+
 def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, ignore_index: int = -100, reduction: str = "mean") -> Any:
     valid = t != ignore_index
     bad = valid & ((t < 0) | (t >= x.shape[1]))
@@ -97,7 +110,8 @@ def _reference(x: Any, t: Any, w: Any = None, label_smoothing: float = 0.0, igno
 
 CASES = [s((4, 5), ints(4, high=5), None), s((4, 5), ints(4, high=5), Arg((5,), "positive"), label_smoothing=0.1),
             s((7, 3), ints(7, high=3), None, ignore_index=1, reduction="sum"),
-         s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2)]
+         s((64, 10), ints(64, high=10), None, label_smoothing=0.2, reduction="none"), s((6, 3), ints(6, high=3), Arg((3,), "positive"), ignore_index=2),
+            s((4, 5), Arg((4,), "int32", 0, 5), None)]
 cross_entropy_lse: Op = composite("cross_entropy_lse", "x -> lse", lambda x: logsumexp(x, (1,)), spec=_lse_spec, samples=[s((4, 5))], num=MIXED,
                                   doc="Return the log-sum-exp of every row of logits.",
             errors=[raises(ShapeError, "expected", (5,))])
@@ -106,7 +120,8 @@ cross_entropy_grad: Op = composite("cross_entropy_grad", "g x t w? lse -> gx", _
                                **c.attrs) for c in CASES],
                                doc="Return the gradient of cross_entropy for its logits.",
             errors=[raises(ShapeError, "gradient", (3,), (4, 5), ints(4, high=5), None, (4,))])
-cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec, reference=_reference, samples=CASES,
+cross_entropy: Op = composite("cross_entropy", "x t w? -> y", _loss, {"x": cross_entropy_grad, "w": _weight_grad}, aux=(cross_entropy_lse, "lse"), spec=_spec,
+            reference=_reference, samples=CASES,
             num=MIXED,
                               doc="Return the cross-entropy of logits (N, C) and class indices (N,), with class weights, label smoothing and an index to ignore.",
             errors=[raises(IndexError, "out of range|outside", (2, 3), ints(2, low=3, high=4), None),

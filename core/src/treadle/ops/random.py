@@ -64,6 +64,9 @@ def _pairs(state: Any, count: int) -> Any:
     """The two words (count,) of pairs 0 ... count - 1."""
     seed0, seed1, call0, call1 = (narrow(state, 0, d, 1) for d in range(4))
     k0, k1 = _threefry(seed0, seed1, call0, call1)
+    if count < 1 << 32:
+        place = state.new_arange(count, dtype=uint32)
+        return _threefry(k0, k1, place, bit_xor(place, place))
     place = state.new_arange(count, dtype=uint64)
     return _threefry(k0, k1, cast(bit_and(place, 0xFFFFFFFF), uint32), cast(shr(place, 32), uint32))
 
@@ -151,7 +154,7 @@ def _normal(state: Any, shape: Shape, dtype: DType = float32) -> Any:
 
 def _dropout(x: Any, state: Any, p: float) -> Any:
     drop = lt(random_uniform(state, x.shape, float32), p)
-    scale = 1.0 / (1.0 - p) if p < 1.0 else float("inf")
+    scale = 1.0 / (1.0 - p) if p < 1.0 else 0.0  # nothing is kept then
     if x.dtype in (float16, bfloat16):
         return cast(where(drop, 0.0, cast(x, float32) * scale), x.dtype)
     return where(drop, 0.0, x * scale)

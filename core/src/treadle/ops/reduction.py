@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import ALL, FLOATS, INTS, int64
+from treadle.dtypes import ALL, FLOATS, INTS, int32, int64
 from treadle.errors import ArgumentError, DTypeError
 from treadle.op import EXACT, MIXED, Op, composite
 from treadle.ops.manipulation import concat, expand, narrow, reshape, subscript
@@ -164,9 +164,9 @@ def _arg(reduce: Op) -> Any:
             return x.new_zeros((), dtype=int64)
         n = x.shape[axis]
         best = reduce(x, (axis,), True)
-        place = reshape(x.new_arange(n, dtype=int64), tuple(n if d == axis else 1 for d in range(x.ndim)))
+        place = reshape(x.new_arange(n, dtype=int32), tuple(n if d == axis else 1 for d in range(x.ndim)))
         hit = (x == best) | (x != x)
-        return min_(expand(place, x.shape).where(hit, n), (axis,), keepdims)
+        return min_(expand(place, x.shape).where(hit, n), (axis,), keepdims).to(int64)  # backends owe arithmetic on int32 only
 
     return decompose
 

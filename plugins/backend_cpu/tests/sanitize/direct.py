@@ -1,4 +1,4 @@
-"""Calls of kernels that no op binds by itself: copies of the backend, same-type casts, gemm_f32, probes."""
+"""Calls of kernels that no op binds by itself: copies, casts of a type to itself, gemm, probes."""
 
 import math
 
@@ -49,7 +49,9 @@ def same_cast(rnd, short):
     x = operand(rnd, dtype, dims)
     nbytes = math.prod(dims) * dtype.itemsize
     ints = elementwise_ints(x.shape, [x.strides])
-    run = native.bind(f"cast_{short}_{short}", 1, (nbytes,), ints, (), b"\xff", rnd.choice((0, 10**6)))
+    run = native.bind(
+        f"cast_{short}_{short}", 1, (nbytes,), ints, (), b"\xff", rnd.choice((0, 10**6))
+    )
     source, _ = filled(rnd, x)
     run(source) if rnd.random() < 0.5 else run(source, storage(rnd, nbytes, dtype.itemsize))
 
@@ -79,13 +81,20 @@ def probe(rnd, name):
         native.bind(name, len(sizes), sizes, sizes, (), b"\xff" * len(sizes), work)(*given)
     elif name == "probe_fill":
         dtype = rnd.choice(ALL)
-        run = native.bind(name, 1, (n * dtype.itemsize,), (n, dtype.itemsize), (), bytes([dtype.code]), work)
+        run = native.bind(
+            name, 1, (n * dtype.itemsize,), (n, dtype.itemsize), (), bytes([dtype.code]), work
+        )
         try:
             run(number(rnd, rnd.choice((bool, int, float))))
         except OverflowError:
             pass
     elif name == "probe_fail":
-        _fail(rnd, native.bind(name, 0, (8,), (rnd.randint(0, 9), n, rnd.randrange(n + 1)), (1.5,), b"", work))
+        _fail(
+            rnd,
+            native.bind(
+                name, 0, (8,), (rnd.randint(0, 9), n, rnd.randrange(n + 1)), (1.5,), b"", work
+            ),
+        )
     elif name == "probe_tasks":
         native.bind(name, 0, (8 * n,), (n, rnd.choice((0, 100))), (), b"", work)()
     else:

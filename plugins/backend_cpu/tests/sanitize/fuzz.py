@@ -1,6 +1,6 @@
 """Drive every C kernel with random operands on a sanitized build.
 
-    python tests/sanitize/run.py address tests/sanitize/fuzz.py                 10,000 calls a kernel
+    python tests/sanitize/run.py address tests/sanitize/fuzz.py         10,000 calls a kernel
     ... fuzz.py --calls 300 --isa avx2 --only softmax                           less
     ... fuzz.py --isa avx512 --kernel add_f32 --index 17                        one binding again
 
@@ -30,7 +30,9 @@ SHOWN = 60  # lines of a report
 
 def arguments():
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--calls", type=int, default=10_000, help="of each kernel")
     parser.add_argument("--isa", help="levels, separated by commas; each gets all calls")
     parser.add_argument("--only", default="", help="part of the kernels' names")
@@ -88,7 +90,9 @@ class Worker:
         place = self.status.read().strip()
         if not place:
             raise SystemExit("\n".join(["a worker cannot start:", *text]))
-        head = f"--- finding (exit status {code}): --isa {self.isa} --seed {self.options.seed} {place}"
+        head = (
+            f"--- finding (exit status {code}): --isa {self.isa} --seed {self.options.seed} {place}"
+        )
         return "\n".join([head, *text[:SHOWN]])
 
     def stop(self):
@@ -98,13 +102,28 @@ class Worker:
             self.process.wait()
 
 
+OVERRUN = """
+from treadle_backend_cpu import _native as n
+print(n.isa(), *n.names(), flush=True)
+n.bind("probe_copy", 1, (64,), (64,), (), b"\\xff", 0)(n.alloc(40))
+print("not sanitized")
+"""
+
+
 def kernels_of(isa):
-    """Return the kernels of a level, or None where this machine or build lacks it."""
-    code = "from treadle_backend_cpu import _native as n; print(n.isa(), *n.names())"
+    """Return the kernels of a level, or None where this machine or build lacks it.
+
+    An overrun on purpose must end the process: else nothing could be found."""
     environment = {**os.environ, "TREADLE_CPU_ISA": isa}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", OVERRUN], env=environment, capture_output=True, text=True
+    )
     words = done.stdout.split()
-    return words[1:] if words[:1] == [isa] else None
+    if words[:1] != [isa]:
+        return None
+    if words[-1] == "sanitized" or "AddressSanitizer" not in done.stderr:
+        raise SystemExit("an overrun is not seen: this build has no AddressSanitizer")
+    return words[1:]
 
 
 class Totals:

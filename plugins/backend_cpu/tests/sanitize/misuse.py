@@ -6,11 +6,17 @@ import numpy as np
 
 from treadle_backend_cpu import _native as native
 
-ODD = (
-    -(2**63), -(2**31), -65, -64, -2, -1, 0, 1, 7, 8, 9, 63, 64, 65, 2**50, 2**62, 2**63 - 1, 2**63, 2**70, -(2**70),
-    None, "x", b"", 1.5, float("nan"), True, (), [1],
-)  # fmt: skip
-REFUSED = (TypeError, ValueError, MemoryError, OverflowError, IndexError, BufferError, SystemError, ZeroDivisionError)
+EDGES = (2**70, 2**63, 2**63 - 1, 2**62, 2**50, 65, 64, 63, 9, 8, 7, 2, 1, 0)
+ODD = (*EDGES, *(-n for n in EDGES), None, "x", b"", 1.5, float("nan"), True, (), [1])
+REFUSED = (
+    TypeError,
+    ValueError,
+    MemoryError,
+    OverflowError,
+    IndexError,
+    BufferError,
+    ZeroDivisionError,
+)
 SMALL = 1 << 20  # larger sizes are asked for, but not written to
 
 
@@ -34,17 +40,27 @@ def _view(rnd):
 
 
 def _wrap(rnd):
-    arrays = (
-        np.zeros(rnd.choice((0, 1, 7, 100)), np.uint8), np.zeros((3, 4), np.float32), np.zeros((6, 4), np.int64)[::2],
-        np.zeros((3, 4)).T, np.zeros(5, np.int16)[::-1], np.broadcast_to(np.zeros(1), (4,)), bytearray(b"abc"), b"abc", None, 3,
-        memoryview(bytearray(9))[2:5], np.zeros(2, object),
-    )  # fmt: skip
+    flat, table = np.zeros(rnd.choice((0, 1, 7, 100)), np.uint8), np.zeros((6, 4), np.float32)
+    gaps = (table[::2], table.T, table[::-1], np.broadcast_to(np.zeros(1), (4,)))
+    buffers = (bytearray(b"abc"), b"abc", memoryview(bytearray(9))[2:5])
+    arrays = (flat, table, *gaps, *buffers, None, 3, np.zeros(2, object))
     made = native.wrap(rnd.choice(arrays))
-    del arrays
+    del flat, table, gaps, buffers, arrays
     memoryview(made)[:] = bytes(made.nbytes)
 
 
-NAMES = ("add_f32", "neg_i8", "cast_f32_f64", "probe_copy", "reduce", "", "no_such", "add_f32\0", None, 3)
+NAMES = (
+    "add_f32",
+    "neg_i8",
+    "cast_f32_f64",
+    "probe_copy",
+    "reduce",
+    "",
+    "no_such",
+    "add_f32\0",
+    None,
+    3,
+)
 
 
 def _bind(rnd):
@@ -52,7 +68,15 @@ def _bind(rnd):
     good = ["probe_copy", 1, (8,), (8,), (), b"\xff", 0]
     k = rnd.randrange(len(good))
     tuples = ((), (1.5,), ("x",), (2**70,), (-1,), (-2,), (-(2**63),), (None,), [8], (1,) * 70_000)
-    wrong = (NAMES, ODD, tuples, tuples, tuples, (b"", b"\xff\xff", b"\x0d", b"\x00", "x", None), ODD)[k]
+    wrong = (
+        NAMES,
+        ODD,
+        tuples,
+        tuples,
+        tuples,
+        (b"", b"\xff\xff", b"\x0d", b"\x00", "x", None),
+        ODD,
+    )[k]
     good[k] = rnd.choice(wrong)
     if rnd.random() < 0.1:
         del good[rnd.randrange(len(good))]
@@ -71,12 +95,17 @@ def _call(rnd):
     count = rnd.choice((0, n - 1, n, n, n, n + 1, n + outs, n + outs))
     given = [rnd.choice(wrong) for _ in range(count)]
     if count == n + outs:
-        given[n:] = [rnd.choice((native.alloc(8), native.alloc(9), native.alloc(7), None, 5)) for _ in range(outs)]
+        given[n:] = [
+            rnd.choice((native.alloc(8), native.alloc(9), native.alloc(7), None, 5))
+            for _ in range(outs)
+        ]
     run(*given)
 
 
 def _settings(rnd):
-    rnd.choice((native.isa, native.names, native.memory_stats, native.trim, native.get_num_threads))()
+    rnd.choice(
+        (native.isa, native.names, native.memory_stats, native.trim, native.get_num_threads)
+    )()
     native.set_num_threads(rnd.choice((-1, 0, 1, 2, 3, 4, 2**31, 2**70, None, "x", 1.5)))
 
 

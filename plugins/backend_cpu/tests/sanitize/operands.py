@@ -14,8 +14,42 @@ BUDGETS = ((300, 3_000, 120_000), (90, 9, 1))  # elements of a tensor, and how o
 POOL = 1 << 13  # elements of each stock of values
 NUMBERS = {
     bool: (False, True),
-    int: (0, 1, -1, 2, 3, 7, 8, 31, 64, -64, 127, -128, 255, 65536, 2**31, -(2**31), 2**63 - 1, -(2**63)),
-    float: (0.0, -0.0, 1.0, -1.5, 0.5, 3.0, 1e-310, 5e-324, 65504.0, 1e39, -1e300, math.inf, -math.inf, math.nan),
+    int: (
+        0,
+        1,
+        -1,
+        2,
+        3,
+        7,
+        8,
+        31,
+        64,
+        -64,
+        127,
+        -128,
+        255,
+        65536,
+        2**31,
+        -(2**31),
+        2**63 - 1,
+        -(2**63),
+    ),
+    float: (
+        0.0,
+        -0.0,
+        1.0,
+        -1.5,
+        0.5,
+        3.0,
+        1e-310,
+        5e-324,
+        65504.0,
+        1e39,
+        -1e300,
+        math.inf,
+        -math.inf,
+        math.nan,
+    ),
 }
 
 
@@ -34,7 +68,7 @@ def budget(rnd):
 
 
 def shape(rnd, low=0, high=5, limit=None, empty=0.03):
-    """Return a shape of low to high dimensions within the limit of elements; rarely an empty one."""
+    """Return a shape of low to high dimensions within a limit of elements; rarely an empty one."""
     limit = limit or budget(rnd)
     dims = [1] * rnd.randint(low, high)
     for k in rnd.sample(range(len(dims)), len(dims)):
@@ -45,7 +79,7 @@ def shape(rnd, low=0, high=5, limit=None, empty=0.03):
 
 
 def strides(rnd, dims):
-    """Return strides for a shape: dense or any mixture of permuted, spaced, repeated and reversed."""
+    """Return strides for a shape: dense, or a mixture of permuted, spaced, repeated, reversed."""
     kind = rnd.random()
     if kind < 0.35:
         return dense_strides(dims)
@@ -81,13 +115,39 @@ def _edges(dtype):
         return np.array([False, True])
     if dtype.kind != "f":
         low, high = int(np.iinfo(dtype.np).min), int(np.iinfo(dtype.np).max)
-        near = {0, 1, 2, 3, high, high - 1, low, low + 1, high // 2, *(-k for k in (1, 2, 64) if low)}
-        return np.array([n for n in sorted(near | {7, 8, 15, 16, 31, 32, 63, 64}) if low <= n <= high], dtype.np)
+        near = {
+            0,
+            1,
+            2,
+            3,
+            high,
+            high - 1,
+            low,
+            low + 1,
+            high // 2,
+            *(-k for k in (1, 2, 64) if low),
+        }
+        return np.array(
+            [n for n in sorted(near | {7, 8, 15, 16, 31, 32, 63, 64}) if low <= n <= high], dtype.np
+        )
     info = finfo(dtype)
     least = float(np.nextafter(dtype.np.type(0), dtype.np.type(1)))
-    edges = [0.0, np.inf, info.max, info.tiny, least, info.tiny - least, 1.0, 1 + info.eps, 0.5, 1.5]
+    edges = [
+        0.0,
+        np.inf,
+        info.max,
+        info.tiny,
+        least,
+        info.tiny - least,
+        1.0,
+        1 + info.eps,
+        0.5,
+        1.5,
+    ]
     with np.errstate(over="ignore"):
-        return np.array([np.nan, *edges, *(-e for e in edges), 20.0, -20.0, 88.0, -104.0, 1e9, 1e18]).astype(dtype.np)
+        return np.array(
+            [np.nan, *edges, *(-e for e in edges), 20.0, -20.0, 88.0, -104.0, 1e9, 1e18]
+        ).astype(dtype.np)
 
 
 def _stock(dtype):
@@ -97,7 +157,9 @@ def _stock(dtype):
         return rng.integers(0, 2, POOL).astype(np.uint8).tobytes()
     ordinary = rng.standard_normal(POOL) * 3 if dtype.kind == "f" else rng.integers(0, 9, POOL)
     values = ordinary.astype(dtype.np)
-    runs = np.arange(POOL) // 512 % 4  # stretches of one kind, so that some operands are all ordinary
+    runs = (
+        np.arange(POOL) // 512 % 4
+    )  # stretches of one kind, so that some operands are all ordinary
     edge = rng.random(POOL) < 0.5
     bits = np.frombuffer(rng.bytes(POOL * dtype.itemsize), dtype.np)
     values = np.where((runs == 1) & edge, rng.choice(_edges(dtype), POOL), values)
@@ -123,6 +185,9 @@ def number(rnd, kind):
     return rnd.choice(NUMBERS[kind])
 
 
+RAW = np.random.default_rng(1).integers(0, 2**62, POOL)  # what indices are drawn from
+
+
 class Indices:
     """What an operand of indices holds: each in [low, high) of its column, or now and then outside.
 
@@ -134,20 +199,21 @@ class Indices:
 
     def fill(self, rnd, dtype, count):
         """Return (bytes, whether one of the indices is out of range)."""
-        columns = max(len(self.sizes), 1)
-        limits = [self.sizes[k % columns] for k in range(count)] if self.sizes else []
-        made = [self._inside(rnd, n) for n in limits]
-        bad = any(n == 0 and v != self.spare for n, v in zip(limits, made, strict=True))
-        if made and rnd.random() < self.outside:
+        if not self.sizes or not count:
+            return bytes(count * dtype.itemsize), False
+        limits = np.resize(np.array(self.sizes, np.int64), count)
+        raw = np.take(RAW, np.arange(count) + rnd.randrange(POOL), mode="wrap")
+        made = raw % np.maximum(limits, 1)
+        if self.wraps:
+            made -= limits * (raw >> 40 & 1)
+        spared = (raw >> 20) % 10 == 0 if self.spare is not None else np.zeros(count, bool)
+        made[spared] = self.spare or 0
+        bad = bool(np.any((limits == 0) & ~(spared | (made == self.spare))))
+        if rnd.random() < self.outside:
             k = rnd.randrange(count)
-            made[k] = self._outside(rnd, limits[k], dtype)
+            made[k] = self._outside(rnd, int(limits[k]), dtype)
             bad = bad or made[k] != self.spare
-        return np.array(made, dtype.np).tobytes(), bad
-
-    def _inside(self, rnd, n):
-        if self.spare is not None and rnd.random() < 0.1:
-            return self.spare
-        return rnd.randrange(-n if self.wraps else 0, n) if n else 0
+        return made.astype(dtype.np).tobytes(), bad
 
     def _outside(self, rnd, n, dtype):
         info = np.iinfo(dtype.np)
@@ -172,7 +238,11 @@ def storage(rnd, nbytes, itemsize=1):
 def filled(rnd, sig, fill=None):
     """Return (a storage at a sig's first element, whether it holds an index out of range)."""
     low, high = extent(sig.shape, sig.strides)
-    data, bad = fill.fill(rnd, sig.dtype, high - low) if fill else (values(rnd, sig.dtype, high - low), False)
+    data, bad = (
+        fill.fill(rnd, sig.dtype, high - low)
+        if fill
+        else (values(rnd, sig.dtype, high - low), False)
+    )
     made = storage(rnd, len(data), sig.dtype.itemsize)
     memoryview(made)[:] = data
     return (made.view(-low * sig.dtype.itemsize) if low else made), bad

@@ -1,7 +1,8 @@
 """Run a Python program on a sanitized build of the kernels.
 
     python tests/sanitize/run.py address -m pytest tests/test_native.py
-    python tests/sanitize/run.py thread script.py argument
+    python tests/sanitize/run.py address tests/sanitize/fuzz.py      (every kernel, random operands)
+    python tests/sanitize/run.py thread tests/sanitize/callers.py    (several Python threads)
     python tests/sanitize/run.py thread --pool          (the thread pool alone, without Python)
 
 address includes undefined behaviour. The build lies in build/sanitize/<kind>, is incremental, and

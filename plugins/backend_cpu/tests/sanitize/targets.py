@@ -11,8 +11,17 @@ from treadle.sig import Sig
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.backend import CpuBackend
 
+PIECEWISE = ("max_pool2d_grad",)  # checks the indices of a plane before writing that plane
+CHECKED = 0.2  # of the calls look afterwards whether an operand was written to
 LARGE = 1 << 16  # bytes of all operands from which a binding is called once
-SHARED = {"sum": "reduce", "prod": "reduce", "max": "reduce", "min": "reduce", "argmax": "argreduce", "argmin": "argreduce"}
+SHARED = {
+    "sum": "reduce",
+    "prod": "reduce",
+    "max": "reduce",
+    "min": "reduce",
+    "argmax": "argreduce",
+    "argmin": "argreduce",
+}
 
 
 class Targets:
@@ -53,7 +62,9 @@ class Targets:
             return
         if name.startswith("cast_"):
             _, source, to = name.split("_")
-            self._op(rnd, CATALOGUE["cast"], _by_short(source), counts, repeats, {"dtype": _by_short(to)})
+            self._op(
+                rnd, CATALOGUE["cast"], _by_short(source), counts, repeats, {"dtype": _by_short(to)}
+            )
         elif name in self.pairs:
             op, dtype = rnd.choice(self.pairs[name])
             self._op(rnd, op, dtype, counts, repeats, {})
@@ -92,7 +103,7 @@ def _by_short(short):
 
 
 def _kernel_name(op, dtype, names):
-    """Return the kernel that an op binds for an element type: its own, a wider one, or one for all."""
+    """Return the kernel that an op binds for a dtype: its own, a wider one, or one for all."""
     product = "matmul" if op.name == "dot_general" else op.name
     wide = "f64" if dtype.name == "float64" else "f32"
     guesses = (SHARED.get(op.name), f"{product}_{dtype.short}", f"{product}_{wide}", op.name)
@@ -103,6 +114,31 @@ def _kernel_name(op, dtype, names):
 
 def _call(rnd, drawn, bound, run):
     """Call a bound kernel once; an index is refused exactly when one is out of range."""
+    given, bad = _given(rnd, drawn, bound)
+    targets = _targets(rnd, drawn.call, bound, given)
+    inputs = [x for x in given if isinstance(x, native.Storage) and x not in targets]
+    kept = (inputs, _contents(inputs)) if rnd.random() < CHECKED else ((), [])
+    room = [x for x in targets if bad and x is not None]
+    before = _contents(room)
+    try:
+        run(*given, *targets)
+    except IndexError:
+        assert bad, f"refused indices that are all in range: {drawn.call}"
+        checked_first = drawn.call.op.name not in PIECEWISE
+        assert not checked_first or before == _contents(room), (
+            f"wrote before it refused an index: {drawn.call}"
+        )
+    except ZeroDivisionError:
+        assert drawn.call.op.name in ("div", "rem"), drawn.call
+    except OverflowError:
+        assert any(isinstance(x, type) for x in bound.ins), drawn.call
+    else:
+        assert not bad, f"took an index out of range: {drawn.call}"
+    assert _contents(kept[0]) == kept[1], f"wrote to an operand: {drawn.call}"
+
+
+def _given(rnd, drawn, bound):
+    """Return (storages and numbers for the operands, whether an index is out of range)."""
     given, bad = [], False
     for k, x in enumerate(bound.ins):
         if isinstance(x, Sig):
@@ -111,17 +147,11 @@ def _call(rnd, drawn, bound, run):
             given.append(made)
         elif x is not None:
             given.append(number(rnd, x))
-    targets = _targets(rnd, drawn.call, bound, given)
-    try:
-        run(*given, *targets)
-    except IndexError:
-        assert bad, f"refused indices that are all in range: {drawn.call}"
-    except ZeroDivisionError:
-        assert drawn.call.op.name in ("div", "rem"), drawn.call
-    except OverflowError:
-        assert any(isinstance(x, type) for x in bound.ins), drawn.call
-    else:
-        assert not bad, f"took an index out of range: {drawn.call}"
+    return given, bad
+
+
+def _contents(storages):
+    return [bytes(memoryview(x)) for x in storages]
 
 
 def _targets(rnd, call, bound, given):
@@ -135,12 +165,20 @@ def _targets(rnd, call, bound, given):
         same = [s for s, x in zip(given, bound.ins, strict=False) if _is_like(x, call.outs[0])]
         if same:
             return [rnd.choice(same)]
-    return [storage(rnd, s.nbytes, s.dtype.itemsize) if w else None for s, w in zip(call.outs, call.want, strict=True)]
+    return [
+        storage(rnd, s.nbytes, s.dtype.itemsize) if w else None
+        for s, w in zip(call.outs, call.want, strict=True)
+    ]
 
 
 def _is_like(x, out):
     """Whether a result may be written over an operand."""
-    return isinstance(x, Sig) and x.layout == "dense" and x.dtype is out.dtype and tuple(x.shape) == tuple(out.shape)
+    return (
+        isinstance(x, Sig)
+        and x.layout == "dense"
+        and x.dtype is out.dtype
+        and tuple(x.shape) == tuple(out.shape)
+    )
 
 
 def _over_lists(rnd, call, given):

@@ -13,7 +13,7 @@ from treadle.conformance.suites.gradients import gradient_cases
 from treadle.dtypes import DType
 from treadle.eager.resolve import ELEMENTWISE
 from treadle.op import CATALOGUE, Op
-from treadle.ops.samples import Sample, s
+from treadle.ops.samples import Arg, Sample, s
 
 LARGE = (211, 301)  # reaches threads, tiles and blocked copies; both prime to the widths of vectors
 POINTS = 499  # of a sweep
@@ -167,19 +167,15 @@ def _large(op: Op, dtype: DType) -> list[Case]:
     """More elements than one thread, tile or vector takes, dense and transposed."""
     if op.category in ELEMENTWISE:
         from_positive = op.name in ("div", "rem", "true_div", "pow")
-        args = [Large(LARGE, "bool" if i.name == "c" else "positive" if k and from_positive else "main") for k, i in enumerate(op.inputs)]
+        args = [Arg(LARGE, "bool" if i.name == "c" else "positive" if k and from_positive else "main") for k, i in enumerate(op.inputs)]
         made = [("large-0", s(*args), ()), ("large-1", s(*args), ("transposed",) * len(args))]
     elif op.category == "reduction":
-        made = [(f"large-{k}", s(Large(LARGE), axes=axes, keepdims=False), ()) for k, axes in enumerate(((0,), (1,), (0, 1)))]
+        made = [(f"large-{k}", s(Arg(LARGE), axes=axes, keepdims=False), ()) for k, axes in enumerate(((0,), (1,), (0, 1)))]
     elif op.category == "contraction":
-        made = [("large-0", s(Large((2, 97, 131)), Large((2, 131, 75))), ())]
+        made = [("large-0", s(Arg((2, 97, 131)), Arg((2, 131, 75))), ())]
     else:
         return []
     return [_case(op, dtype, name, sample, layouts=each) for name, sample, each in made]
-
-
-def Large(shape: tuple[int, ...], kind: str = "main") -> Any:
-    return s(shape).args[0]._replace(kind=kind)
 
 
 # ---- other ways to call ----------------------------------------------------------------------------------------------------

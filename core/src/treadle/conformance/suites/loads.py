@@ -42,7 +42,7 @@ def blocks() -> Iterator[Block]:
     """Identity first, then memory, then processes, then every op without kernels."""
     yield Block("identity/any", lambda: [Case(f"identity/any/{f.__name__[1:]}", _plain(f)) for f in (_manifest, _probe, _status, _index)])
     for dtype in ALL:
-        yield Block(f"copy/{dtype.short}", partial(copies, dtype))
+        yield Block(f"layout/{dtype.short}", partial(copies, dtype))
     yield Block("memory/any", lambda: [Case(f"memory/any/{f.__name__[1:]}", _plain(f)) for f in (_views, _apart, _nothing, _exhausted, _released)])
     yield Block("process/any", lambda: [Case(f"process/any/{f.__name__[1:]}", _plain(f)) for f in (_fork, _threads)])
     for op in CATALOGUE.values():
@@ -103,7 +103,7 @@ def copies(dtype: DType) -> list[Case]:
 
 
 def _copy(dtype: DType, name: str, check: Any, shape: tuple[int, ...], layout: str) -> Case:
-    return Case(f"copy/{dtype.short}/{name}", check, CATALOGUE["copy"], dtype, (Arg(shape),), {}, (layout,))
+    return Case(f"layout/{dtype.short}/{name}", check, CATALOGUE["copy"], dtype, (Arg(shape),), {}, (layout,))
 
 
 def _same(got: Any, want: Any) -> Outcome:

@@ -1,4 +1,5 @@
-/* Attention. The kernels are named by the type they compute in; codes tell how the arrays are stored. */
+/* Attention. The kernels are named by the type they compute in; codes tell how the arrays are
+ * stored. */
 #define REAL_BITS 32
 #include "attention.inc"
 #undef REAL_BITS

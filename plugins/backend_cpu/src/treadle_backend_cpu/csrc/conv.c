@@ -55,13 +55,12 @@ enum operand { INPUT, WEIGHT, OUTPUT, BIAS };
 
 static int64_t elements(const conv_shape *s, enum operand which)
 {
-    const int64_t in = s->batch * s->in_channels, out = s->batch * s->out_channels,
-                  weights = s->out_channels * s->in_channels;
+    const int64_t in = s->groups * s->in_channels, out = s->groups * s->out_channels;
     switch (which) {
-    case INPUT: return s->groups * in * s->in[0] * s->in[1];
-    case WEIGHT: return s->groups * weights * s->kernel[0] * s->kernel[1];
-    case OUTPUT: return s->groups * out * s->out[0] * s->out[1];
-    default: return s->groups * s->out_channels;
+    case INPUT: return s->batch * in * s->in[0] * s->in[1];
+    case WEIGHT: return out * s->in_channels * s->kernel[0] * s->kernel[1];
+    case OUTPUT: return s->batch * out * s->out[0] * s->out[1];
+    default: return out;
     }
 }
 
@@ -86,21 +85,19 @@ static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype
     const void *in[3] = {0};
     int status = TD_OK, made = 0;
     for (; made <= p->n_in && !status; made++) {
-        const enum operand kind = made == p->n_in ? entry.operands[2]
-                                  : made == 2     ? BIAS
-                                                  : entry.operands[made];
-        c[made]
-            = (conversion){.half = (uint16_t *)io[made], .n = elements(&s, kind), .format = format};
-        c[made].wide = td_scratch((size_t)c[made].n * sizeof(float));
-        if (!c[made].wide) status = TD_ERR_MEMORY;
-        else if (made < p->n_in) {
-            in[made] = c[made].wide;
-            td_parallel((c[made].n + CHUNK - 1) / CHUNK, widen, &c[made]);
-        }
+        const enum operand *kinds = entry.operands;
+        const int is_out = made == p->n_in;
+        const int64_t n = elements(&s, is_out ? kinds[2] : made == 2 ? BIAS : kinds[made]);
+        float *wide = td_scratch((size_t)n * sizeof *wide);
+        c[made] = (conversion){(uint16_t *)io[made], wide, n, format};
+        if (!wide) status = TD_ERR_MEMORY;
+        if (!wide || is_out) continue;
+        in[made] = wide;
+        td_parallel(ceil_div(n, CHUNK), widen, &c[made]);
     }
     conversion *out = &c[p->n_in];
     if (!status) status = entry.pass(&s, in, out->wide);
-    if (!status) td_parallel((out->n + CHUNK - 1) / CHUNK, narrow, out);
+    if (!status) td_parallel(ceil_div(out->n, CHUNK), narrow, out);
     while (made--) td_scratch_free(c[made].wide);
     return status;
 }
@@ -123,11 +120,8 @@ static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype
     {                                                                                              \
         return run_half(p, io, op##_entry, TD_BF16);                                               \
     }
-#define ENTRIES(op)                                                                                \
-    {#op "_f32", op##_f32}, {#op "_f64", op##_f64}, {#op "_f16", op##_f16},                        \
-    {                                                                                              \
-        #op "_bf16", op##_bf16                                                                     \
-    }
+#define ENTRY(op, type) {#op "_" #type, op##_##type}
+#define ENTRIES(op) ENTRY(op, f32), ENTRY(op, f64), ENTRY(op, f16), ENTRY(op, bf16)
 
 KERNELS(conv2d, conv_forward, INPUT, WEIGHT, OUTPUT)
 KERNELS(conv2d_input_grad, conv_input_grad, OUTPUT, WEIGHT, INPUT)

@@ -3,14 +3,19 @@
 #define TREADLE_CONV_H
 #include "treadle_cpu.h"
 
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Where part i begins when `total` things are shared out evenly. */
+static inline int64_t share(int64_t total, int64_t parts, int64_t i) { return total * i / parts; }
+
 /* Index 0 is the vertical axis, 1 the horizontal one; channels are those of one group. */
 typedef struct {
     int64_t batch, groups, in_channels, out_channels;
     int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
 } conv_shape;
 
-/* One axis of a strided correlation: output j under tap t reads source index j * step + first +
- * delta[t], zero outside. */
+/* One axis of a strided correlation: output j under tap t reads the source at
+ * j * step + first + delta[t], zero outside. */
 typedef struct {
     int64_t out, in, step, first;
     int64_t taps, span;     /* 0 <= delta[t] < span */
@@ -32,12 +37,12 @@ static inline void forward_axis(conv_axis *axis, const conv_shape *s, int a)
     }
 }
 
-/* The input gradient at positions phase, phase + stride, ...: output o reached input o * stride -
- * padding + k * dilation, so position j * stride + phase collects from output j + (phase + padding
- * - k * dilation) / stride for every k where that is whole. */
+/* The input gradient at positions phase, phase + stride, ...: output o was read from input
+ * o * stride - padding + k * dilation, so position j * stride + phase collects from output
+ * j + (phase + padding - k * dilation) / stride for every k where that is whole. */
 static inline void backward_axis(conv_axis *axis, const conv_shape *s, int a, int64_t phase)
 {
-    axis->out = phase < s->in[a] ? (s->in[a] - phase + s->stride[a] - 1) / s->stride[a] : 0;
+    axis->out = phase < s->in[a] ? ceil_div(s->in[a] - phase, s->stride[a]) : 0;
     axis->in = s->out[a];
     axis->step = 1;
     axis->taps = axis->span = axis->first = 0;

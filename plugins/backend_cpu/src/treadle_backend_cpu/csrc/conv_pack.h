@@ -23,9 +23,6 @@ typedef struct {
 
 #define AHEAD 4 /* input channels ahead of packing that weights are fetched */
 
-TD_INLINE int64_t share(int64_t total, int64_t parts, int64_t i) { return total * i / parts; }
-TD_INLINE int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 TD_INLINE int64_t kernel_size(const correlation *c) { return c->kernel[0] * c->kernel[1]; }
 TD_INLINE int64_t count_blocks(const correlation *c) { return ceil_div(c->out_channels, WIDE); }
 TD_INLINE int64_t block_vectors(const correlation *c, int64_t block)
@@ -69,8 +66,7 @@ static void pack_weights(const correlation *c, int64_t group, int64_t block, int
     }
 }
 
-/* Elements from block to block of all packed weights, [group][block][input channel][kernel][lane].
- */
+/* Elements of a block of packed weights: [group][block][input channel][kernel][lane]. */
 TD_INLINE int64_t packed_block(const correlation *c)
 {
     return kernel_size(c) * c->in_channels * WIDE;

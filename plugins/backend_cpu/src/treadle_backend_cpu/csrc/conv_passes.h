@@ -91,8 +91,8 @@ int PASS(conv_weight_grad)(const conv_shape *s, const void *const *in, void *gw)
     if (!tables) return TD_ERR_MEMORY;
     forward_axis(&rows, s, 0);
     forward_axis(&cols, s, 1);
-    int status
-        = (weight_thin_is_better(s) ? weight_thin : weight_wide)(s, &rows, &cols, in[0], in[1], gw);
+    weight_pass *pass = weight_thin_is_better(s) ? weight_thin : weight_wide;
+    int status = pass(s, &rows, &cols, in[0], in[1], gw);
     td_scratch_free(tables);
     return status;
 }

@@ -1,7 +1,7 @@
 /* The input of a correlation, laid out for the tiles: padded planes in which the pixels that one
- * tap reads for neighbouring outputs are neighbours too. With a column step s the columns are
- * therefore split into s phases: row:  phase 0 | phase 1 | ...     element q of phase f is the
- * source column q * s + f (+ first, the axis' offset) */
+ * tap reads for neighbouring outputs are neighbours too. With a column step s every row is
+ * therefore split into s phases, phase 0 | phase 1 | ..., and element q of phase f is the source
+ * column first + q * s + f. */
 #ifndef TREADLE_CONV_SOURCE_H
 #define TREADLE_CONV_SOURCE_H
 #include "conv.h"
@@ -12,9 +12,8 @@ typedef struct {
     int64_t phases, width; /* phases per row and elements per phase */
     int64_t pitch;         /* elements per row */
     int64_t *offset;       /* taps of rows x taps of columns */
-    int64_t *low,
-        *high; /* per phase: which of its elements come from the source; the others are padding */
-    real padding; /* the value of those */
+    int64_t *low, *high;   /* per phase: elements low <= q < high come from the source */
+    real padding;          /* the value of the others */
 } padded_layout;
 
 static int64_t count_phases(const conv_axis *cols) { return TD_MIN(cols->step, cols->span); }
@@ -33,16 +32,15 @@ static void lay_out(padded_layout *l, const conv_axis *rows, const conv_axis *co
     l->cols = *cols;
     l->padding = 0;
     l->phases = count_phases(cols);
-    l->width = cols->out - 1 + (cols->span + cols->step - 1) / cols->step + extra;
+    l->width = cols->out - 1 + ceil_div(cols->span, cols->step) + extra;
     l->pitch = l->phases * l->width;
     l->low = tables;
     l->high = tables + l->phases;
     l->offset = tables + 2 * l->phases;
     for (int64_t f = 0; f < l->phases; f++) {
         const int64_t start = cols->first + f; /* the source column of element 0 */
-        const int64_t low = start < 0 ? (-start + cols->step - 1) / cols->step : 0;
-        const int64_t high
-            = cols->in > start ? (cols->in - start + cols->step - 1) / cols->step : 0;
+        const int64_t low = start < 0 ? ceil_div(-start, cols->step) : 0;
+        const int64_t high = cols->in > start ? ceil_div(cols->in - start, cols->step) : 0;
         l->low[f] = TD_MIN(low, l->width);
         l->high[f] = TD_MAX(TD_MIN(high, l->width), l->low[f]);
     }
@@ -84,7 +82,7 @@ static int64_t padded_rows(const padded_layout *l, int64_t lines)
 static int64_t padded_plane(const padded_layout *l, int64_t lines)
 {
     const int64_t line = 64 / REAL_SIZE;
-    return ((padded_rows(l, lines) * l->pitch + LANES + line - 1) / line | 1) * line;
+    return (ceil_div(padded_rows(l, lines) * l->pitch + LANES, line) | 1) * line;
 }
 
 /* The three below write whole vectors, so up to LANES - 1 elements too many: what follows is
@@ -125,21 +123,20 @@ static inline void pad_row(const padded_layout *l, const real *row, real *to)
             const real *from = row + low * step + l->cols.first + f;
             if (step == 1) copy_vectors(to + low, from, n);
             else if (step == 2) copy_every_second(to + low, from, n);
-            else
-                for (int64_t i = 0; i < n; i++) to[low + i] = from[step * i];
+            else for (int64_t i = 0; i < n; i++) to[low + i] = from[step * i];
         }
         fill_vectors(to + high, l->width - high, l->padding);
     }
 }
 
-/* The rows of one channel that the outputs `line` ... `line + lines - 1` read. */
+/* The rows of one channel that the outputs `line` ... `line + lines - 1` read. The same rows of the
+ * next channel are fetched meanwhile. */
 static void pad_plane(const padded_layout *l, const real *channel, int64_t line, int64_t lines,
                       real *to)
 {
     const conv_axis *a = &l->rows;
-    const int64_t next
-        = l->rows.in * l->cols.in; /* the channel after this one is fetched meanwhile */
-    int64_t row = line * a->step + a->first, count = padded_rows(l, lines);
+    const int64_t next = l->rows.in * l->cols.in, count = padded_rows(l, lines);
+    int64_t row = line * a->step + a->first;
     for (int64_t q = 0; q < count; q++, row++, to += l->pitch) {
         if (a->span < a->step && q % a->step >= a->span) continue; /* a row between the taps */
         if (row < 0 || row >= a->in) {
@@ -175,9 +172,9 @@ static void pad_some_planes(int64_t t, void *ctx)
 /* Pads them into scratch memory, with a vector of slack at the end; NULL when there is none. */
 static inline real *pad_planes(const padded_layout *l, const real *x, int64_t planes, int64_t pitch)
 {
-    padding_job j
-        = {l, x, td_scratch((size_t)(planes * pitch + LANES) * sizeof(real)), planes, pitch};
-    if (j.to) td_parallel((planes + PADDED_TOGETHER - 1) / PADDED_TOGETHER, pad_some_planes, &j);
-    return j.to;
+    real *to = td_scratch((size_t)(planes * pitch + LANES) * sizeof *to);
+    padding_job j = {l, x, to, planes, pitch};
+    if (to) td_parallel(ceil_div(planes, PADDED_TOGETHER), pad_some_planes, &j);
+    return to;
 }
 #endif

@@ -65,17 +65,16 @@ static void thin_line(const thin_plan *p, const tile_sum *s, int64_t group, cons
 static void run_thin_unit(const thin_plan *p, int64_t unit, real *padded)
 {
     const correlation *c = p->c;
-    const int64_t range = unit % p->ranges, plane_index = unit / p->ranges,
-                  group = plane_index % c->groups;
-    const int64_t line0 = share(c->rows.out, p->ranges, range),
-                  lines = share(c->rows.out, p->ranges, range + 1) - line0;
+    const int64_t range = unit % p->ranges, line0 = share(c->rows.out, p->ranges, range);
+    const int64_t lines = share(c->rows.out, p->ranges, range + 1) - line0;
+    const int64_t plane_index = unit / p->ranges, group = plane_index % c->groups;
     const int64_t pixels = c->rows.in * c->cols.in, plane = padded_plane(&p->layout, lines);
     const real *x = c->x + plane_index * c->in_channels * pixels;
     real *y = c->y + plane_index / c->groups * c->y_image + group * c->out_channels * c->y_channel
               + line0 * c->y_row;
     real strip[ROWS * THIN_VECTORS * LANES];
-    tile_sum s
-        = {c->in_channels, plane, kernel_size(c), p->taps, p->taps + c->rows.taps * c->cols.taps};
+    const tap *end = p->taps + c->rows.taps * c->cols.taps;
+    tile_sum s = {c->in_channels, plane, kernel_size(c), p->taps, end};
     for (int64_t i = 0; i < c->in_channels; i++)
         pad_plane(&p->layout, x + i * pixels, line0, lines, padded + i * plane);
     for (int64_t j = 0; j < lines; j++)
@@ -101,14 +100,14 @@ static void run_thin_task(int64_t t, void *ctx)
 static void cut_thin(thin_plan *p)
 {
     const correlation *c = p->c;
-    const int64_t line_bytes = c->in_channels * c->rows.step * p->layout.pitch * REAL_SIZE,
-                  planes = c->batch * c->groups;
-    int64_t wanted
-        = ceil_div(units_for_threads(c, c->rows.taps * c->cols.taps * c->in_channels), planes);
-    p->ranges = TD_MIN(c->rows.out,
-                       TD_MAX(wanted, ceil_div(c->rows.out * line_bytes, THIN_SOURCE_BYTES)));
+    const int64_t planes = c->batch * c->groups, lines = c->rows.out;
+    const int64_t line_bytes = c->in_channels * c->rows.step * p->layout.pitch * REAL_SIZE;
+    const int64_t depth = c->rows.taps * c->cols.taps * c->in_channels;
+    const int64_t for_threads = ceil_div(units_for_threads(c, depth), planes);
+    const int64_t for_cache = ceil_div(lines * line_bytes, THIN_SOURCE_BYTES);
+    p->ranges = TD_MIN(lines, TD_MAX(for_threads, for_cache));
     p->units = planes * p->ranges;
-    int64_t work = c->out_channels * p->depth * c->rows.out * c->cols.out / p->ranges;
+    const int64_t work = c->out_channels * depth * lines * c->cols.out / p->ranges;
     p->per_task = ceil_div(UNIT_WORK, TD_MAX(work, 1));
 }
 

@@ -37,8 +37,8 @@ typedef struct {
 
 static line_block next_lines(const weight_plan *p, int64_t from, int64_t to)
 {
-    const int64_t height = p->s->out[0], image = from / height, line = from % height,
-                  left = to - from;
+    const int64_t height = p->s->out[0], left = to - from;
+    const int64_t image = from / height, line = from % height;
     if (line == 0 && left >= height && 2 * height <= p->most_lines)
         return (line_block){image, TD_MIN(left, p->most_lines) / height, 0, height};
     int64_t lines = TD_MIN(left, height - line);
@@ -50,8 +50,8 @@ static void put_rows(const weight_plan *p, int64_t group, int64_t block, int64_t
                      const real *sums)
 {
     const conv_shape *s = p->s;
-    const int64_t first = block * WIDE, lanes = s->out_channels - first,
-                  pitch = lanes > LANES ? WIDE : LANES;
+    const int64_t first = block * WIDE, lanes = s->out_channels - first;
+    const int64_t pitch = lanes > LANES ? WIDE : LANES;
     real *gw = p->gw + (group * s->out_channels + first) * p->depth + row;
     for (int64_t v = 0; v * LANES < pitch; v++)
         for (int64_t r = 0; r < rows; r += LANES)
@@ -65,8 +65,8 @@ static void add_partials(int64_t t, void *ctx)
     const weight_plan *p = ctx;
     const int64_t slice = t % SUM_SLICES, b = t / SUM_SLICES, block = b % p->blocks;
     const int64_t pitch = p->s->out_channels - block * WIDE > LANES ? WIDE : LANES;
-    const int64_t from = share(p->depth, SUM_SLICES, slice),
-                  to = share(p->depth, SUM_SLICES, slice + 1);
+    const int64_t from = share(p->depth, SUM_SLICES, slice);
+    const int64_t to = share(p->depth, SUM_SLICES, slice + 1);
     const int64_t partial = p->s->groups * p->blocks * p->depth * WIDE;
     real total[LANES * WIDE];
     for (int64_t r = from, n; r < to; r += n) {
@@ -97,9 +97,8 @@ static void transpose_gradient(const weight_plan *p, const weight_unit *u, int64
     const int64_t width = s->out[1], pixels = s->out[0] * width, count = l.lines * width;
     const int64_t lanes = s->out_channels - block * WIDE, pitch = lanes > LANES ? WIDE : LANES;
     for (int64_t n = l.image; n < l.image + l.images; n++, to += count * pitch) {
-        const real *g = p->g
-                        + ((n * s->groups + u->group) * s->out_channels + block * WIDE) * pixels
-                        + l.line * width;
+        const int64_t channel = (n * s->groups + u->group) * s->out_channels + block * WIDE;
+        const real *g = p->g + channel * pixels + l.line * width;
         for (int64_t v = 0; v * LANES < pitch; v++)
             transpose_into_lanes(g + v * LANES * pixels, pixels, TD_MIN(lanes - v * LANES, LANES),
                                  count, to + v * LANES, pitch);
@@ -131,6 +130,22 @@ static const real *weight_input(const weight_plan *p, const weight_unit *u, line
     return u->padded;
 }
 
+/* The products of one block of output channels with `rows` rows of input. */
+static void add_rows(const weight_plan *p, const pixel_block *block, int64_t vectors, const real *g,
+                     const real *x, int64_t plane, int64_t rows, real *sums, int fresh)
+{
+    const int64_t tiles = ceil_div(rows, WEIGHT_ROWS);
+    for (int64_t t = 0; t < tiles; t++) {
+        const int64_t from = share(rows, tiles, t), n = share(rows, tiles, t + 1) - from;
+        const real *row[WEIGHT_ROWS];
+        for (int64_t r = 0; r < n; r++) {
+            const int64_t channel = (from + r) / p->taps, tap = (from + r) % p->taps;
+            row[r] = x + channel * plane + p->layout.offset[tap];
+        }
+        weight_tiles[vectors - 1][n - 1](block, g, row, sums + from * vectors * LANES, fresh);
+    }
+}
+
 static void add_lines(const weight_plan *p, const weight_unit *u, line_block l, int fresh)
 {
     const conv_shape *s = p->s;
@@ -139,26 +154,18 @@ static void add_lines(const weight_plan *p, const weight_unit *u, line_block l, 
         transpose_gradient(p, u, u->block0 + b, l, u->g + b * count * WIDE);
     for (int64_t first = 0, channels; first < s->in_channels; first += channels) {
         channels = TD_MIN(p->part, s->in_channels - first);
-        pixel_block block
-            = {l.images, l.lines, s->out[1], 0, p->layout.rows.step * p->layout.pitch};
+        const int64_t row = first * p->taps, rows = channels * p->taps;
+        const int64_t line_pitch = p->layout.rows.step * p->layout.pitch;
+        pixel_block pixels = {l.images, l.lines, s->out[1], 0, line_pitch};
         int64_t plane;
-        const real *x = weight_input(p, u, l, first, channels, &block.image_pitch, &plane);
-        const int64_t rows = channels * p->taps, tiles = ceil_div(rows, WEIGHT_ROWS);
+        const real *x = weight_input(p, u, l, first, channels, &pixels.image_pitch, &plane);
         for (int64_t b = 0; b < u->blocks; b++) {
-            const int64_t vectors = s->out_channels - (u->block0 + b) * WIDE > LANES ? 2 : 1,
-                          pitch = vectors * LANES;
-            real *sums
-                = p->sums ? u->sums + b * p->depth * WIDE + first * p->taps * pitch : u->sums;
-            for (int64_t t = 0; t < tiles; t++) {
-                const int64_t from = share(rows, tiles, t), n = share(rows, tiles, t + 1) - from;
-                const real *row[WEIGHT_ROWS];
-                for (int64_t r = 0; r < n; r++)
-                    row[r]
-                        = x + (from + r) / p->taps * plane + p->layout.offset[(from + r) % p->taps];
-                weight_tiles[vectors - 1][n - 1](&block, u->g + b * count * WIDE, row,
-                                                 sums + from * pitch, fresh);
-            }
-            if (!p->sums) put_rows(p, u->group, u->block0 + b, first * p->taps, rows, sums);
+            const int64_t vectors = s->out_channels - (u->block0 + b) * WIDE > LANES ? 2 : 1;
+            const real *g = u->g + b * count * WIDE;
+            real *sums = u->sums;
+            if (p->sums) sums += b * p->depth * WIDE + row * vectors * LANES;
+            add_rows(p, &pixels, vectors, g, x, plane, rows, sums, fresh);
+            if (!p->sums) put_rows(p, u->group, u->block0 + b, row, rows, sums);
         }
     }
 }
@@ -169,8 +176,8 @@ static int64_t weight_scratch(const weight_plan *p, weight_unit *u, real *base)
     const conv_shape *s = p->s;
     const int64_t line = 64 / REAL_SIZE, images = TD_MAX(p->most_lines / s->out[0], 1);
     const int64_t lines = TD_MIN(p->most_lines, s->out[0]);
-    const int64_t padded
-        = p->padded ? 0 : ceil_div(images * p->part * padded_plane(&p->layout, lines), line) * line;
+    const int64_t planes = p->padded ? 0 : images * p->part;
+    const int64_t padded = ceil_div(planes * padded_plane(&p->layout, lines), line) * line;
     const int64_t g = u->blocks * TD_MAX(p->most_lines, 1) * s->out[1] * WIDE;
     if (base) {
         u->padded = base;
@@ -188,9 +195,8 @@ static void run_weight_unit(int64_t t, void *ctx)
     weight_unit u = {.partial = t / p->chunks % p->partials, .group = t / p->chunks / p->partials};
     u.block0 = share(p->blocks, p->chunks, chunk);
     u.blocks = share(p->blocks, p->chunks, chunk + 1) - u.block0;
-    if (p->sums)
-        u.sums = p->sums
-                 + ((u.partial * s->groups + u.group) * p->blocks + u.block0) * p->depth * WIDE;
+    const int64_t block = (u.partial * s->groups + u.group) * p->blocks + u.block0;
+    if (p->sums) u.sums = p->sums + block * p->depth * WIDE;
     int64_t from, to;
     if (s->batch >= p->partials) {
         from = share(s->batch, p->partials, u.partial) * height;
@@ -232,8 +238,8 @@ static int allocate_weight(weight_plan *p)
 {
     const conv_shape *s = p->s;
     if (p->partials > 1 || p->most_lines < s->batch * s->out[0]) {
-        p->sums = td_scratch((size_t)(p->partials * s->groups * p->blocks * p->depth * WIDE)
-                             * sizeof(real));
+        const int64_t blocks = p->partials * s->groups * p->blocks;
+        p->sums = td_scratch((size_t)(blocks * p->depth * WIDE) * sizeof(real));
         if (!p->sums) return TD_ERR_MEMORY;
     }
     if (needs_no_padding(&p->layout)) {
@@ -250,6 +256,9 @@ static int allocate_weight(weight_plan *p)
 }
 
 /* rows, cols: the forward axes. */
+typedef int weight_pass(const conv_shape *s, const conv_axis *rows, const conv_axis *cols,
+                        const real *g, const real *x, real *gw);
+
 static int weight_wide(const conv_shape *s, const conv_axis *rows, const conv_axis *cols,
                        const real *g, const real *x, real *gw)
 {

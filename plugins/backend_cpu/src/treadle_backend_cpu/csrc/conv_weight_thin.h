@@ -30,8 +30,8 @@ static void dot_lines(const dot_plan *p, int64_t group, int64_t image, int64_t l
                       real *padded, real *sums)
 {
     const conv_shape *s = p->s;
-    const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1],
-                  plane = padded_plane(&p->layout, lines);
+    const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1];
+    const int64_t plane = padded_plane(&p->layout, lines);
     const real *x = p->x + (image * s->groups + group) * s->in_channels * in;
     const real *g = p->g + (image * s->groups + group) * s->out_channels * out + line * s->out[1];
     for (int64_t i = 0; i < s->in_channels; i++)
@@ -41,12 +41,13 @@ static void dot_lines(const dot_plan *p, int64_t group, int64_t image, int64_t l
     for (int64_t c = 0, channels; c < s->out_channels; c += channels) {
         channels = dot_channels(s, c);
         for (int64_t t = 0; t < tiles; t++) {
-            const int64_t from = share(p->depth, tiles, t),
-                          n = share(p->depth, tiles, t + 1) - from;
+            const int64_t from = share(p->depth, tiles, t);
+            const int64_t n = share(p->depth, tiles, t + 1) - from;
             const real *row[DOT_ROWS];
-            for (int64_t r = 0; r < n; r++)
-                row[r] = padded + (from + r) / p->taps * plane
-                         + p->layout.offset[(from + r) % p->taps];
+            for (int64_t r = 0; r < n; r++) {
+                const int64_t channel = (from + r) / p->taps, tap = (from + r) % p->taps;
+                row[r] = padded + channel * plane + p->layout.offset[tap];
+            }
             dot_tiles[channels][n](&block, g + c * out, out, 0, row,
                                    sums + (c * p->depth + channels * from) * LANES);
         }

@@ -150,10 +150,9 @@ static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile
                      int64_t block, real *sums)
 {
     const correlation *c = p->c;
-    const int64_t width = c->cols.out, height = c->rows.out, vectors = block_vectors(c, block),
-                  pitch = vectors * LANES;
-    const int64_t channel = u->group * c->out_channels + block * WIDE,
-                  lanes = c->out_channels - block * WIDE;
+    const int64_t width = c->cols.out, height = c->rows.out, lanes = c->out_channels - block * WIDE;
+    const int64_t channel = u->group * c->out_channels + block * WIDE;
+    const int64_t vectors = block_vectors(c, block), pitch = vectors * LANES;
     const int dense = c->y_col == 1 && c->y_row == width;
     for (int64_t v = 0; v < vectors && c->bias; v++) {
         vec b = vec_load_n(c->bias + channel + v * LANES, TD_MIN(lanes - v * LANES, LANES));
@@ -165,11 +164,10 @@ static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile
         if (col >= width) row += col / width, col %= width;
         if (row >= height) image += row / height, row %= height;
         n = TD_MIN(at.count - done, dense ? (height - row) * width - col : width - col);
-        real *y
-            = c->y + image * c->y_image + channel * c->y_channel + row * c->y_row + col * c->y_col;
+        real *y = c->y + image * c->y_image + row * c->y_row + col * c->y_col;
         for (int64_t v = 0; v < vectors; v++)
             put_pixels(sums + done * pitch + v * LANES, pitch, n, TD_MIN(lanes - v * LANES, LANES),
-                       y + v * LANES * c->y_channel, c->y_channel, c->y_col);
+                       y + (channel + v * LANES) * c->y_channel, c->y_channel, c->y_col);
     }
 }
 
@@ -211,10 +209,9 @@ static void sum_part(const wide_plan *p, const wide_unit *u, int64_t first, int6
         s.end = s.first + p->taps;
     }
     if (p->source == IN_PLACE) s.plane = c->rows.in * c->cols.in;
-    const int64_t kept
-        = u->kept ? u->tiles * (p->source == GATHERED ? 1 : u->images) * p->tile_pixels * WIDE : 0;
+    const int64_t tiles = u->kept ? u->tiles * (p->source == GATHERED ? 1 : u->images) : 0;
     for (int64_t b = 0; b < u->blocks; b++)
-        sum_block(p, u, u->block0 + b, first, s, u->sums + b * kept);
+        sum_block(p, u, u->block0 + b, first, s, u->sums + b * tiles * p->tile_pixels * WIDE);
 }
 
 /* Where the unit's scratch lies: sizes in elements, each a multiple of a cache line. */
@@ -241,9 +238,8 @@ static int64_t unit_scratch(const wide_plan *p, wide_unit *u, real *base)
 static void find_unit(const wide_plan *p, int64_t t, wide_unit *u)
 {
     const correlation *c = p->c;
-    int64_t chunk = t % p->chunks, range = t / p->chunks % p->ranges,
-            rest = t / p->chunks / p->ranges;
-    int64_t batch = rest % p->batches;
+    const int64_t chunk = t % p->chunks, range = t / p->chunks % p->ranges;
+    const int64_t rest = t / p->chunks / p->ranges, batch = rest % p->batches;
     u->group = rest / p->batches;
     u->block0 = share(count_blocks(c), p->chunks, chunk);
     u->blocks = share(count_blocks(c), p->chunks, chunk + 1) - u->block0;
@@ -315,11 +311,11 @@ static int64_t units_for_threads(const correlation *c, int64_t depth)
 static void cut_into_units(wide_plan *p)
 {
     const correlation *c = p->c;
-    const int64_t pixels = c->rows.out * c->cols.out,
-                  cuts = p->source == PADDED ? p->lines : p->line_tiles;
+    const int64_t pixels = c->rows.out * c->cols.out;
+    const int64_t cuts = p->source == PADDED ? p->lines : p->line_tiles;
     const int64_t blocks = count_blocks(c), depth = p->taps * c->in_channels;
-    const int64_t image_bytes = p->part * p->plane * REAL_SIZE,
-                  weight_bytes = c->out_channels * depth * REAL_SIZE;
+    const int64_t image_bytes = p->part * p->plane * REAL_SIZE;
+    const int64_t weight_bytes = c->out_channels * depth * REAL_SIZE;
     int64_t together = 1; /* images per unit */
     if (weight_bytes > WEIGHT_BYTES)
         together = TD_MAX(1, TD_MIN(ceil_div(UNIT_PIXELS, pixels), SOURCE_BYTES / image_bytes));
@@ -347,16 +343,13 @@ static void encode_taps(wide_plan *p)
     const conv_axis *k = &c->cols;
     for (int64_t t = 0; t < p->taps; t++) {
         const int64_t at = k->first + k->delta[t % k->taps], weight = tap_weight(c, t);
-        const int left = at < 0, right = (k->out - 1) * k->step + at >= k->in;
+        const int left = at < 0 ? EDGE_FIRST : EDGE_NONE;
+        const int right = (k->out - 1) * k->step + at >= k->in ? EDGE_LAST : EDGE_NONE;
         const int64_t offset = p->source == IN_PLACE ? 0 : 4 * p->layout.offset[t];
         p->edge_taps[0][t] = (tap){offset, weight};
-        p->edge_taps[1][t] = (tap){offset + (left ? EDGE_FIRST : EDGE_NONE), weight};
-        p->edge_taps[2][t] = (tap){offset + (right ? EDGE_LAST : EDGE_NONE), weight};
-        p->edge_taps[3][t] = (tap){offset
-                                       + (left    ? EDGE_FIRST
-                                          : right ? EDGE_LAST
-                                                  : EDGE_NONE),
-                                   weight};
+        p->edge_taps[1][t] = (tap){offset + left, weight};
+        p->edge_taps[2][t] = (tap){offset + right, weight};
+        p->edge_taps[3][t] = (tap){offset + (left ? left : right), weight};
         p->gathered_taps[t] = (tap){4 * t * PIXELS, weight};
     }
 }

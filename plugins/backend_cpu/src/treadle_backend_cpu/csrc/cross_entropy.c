@@ -1,4 +1,5 @@
-/* Cross entropy. The kernels are named by the type they compute in; codes tell how the arrays are stored. */
+/* Cross entropy. The kernels are named by the type they compute in; codes tell how the arrays
+ * are stored. */
 #define REAL_BITS 32
 #include "cross_entropy.inc"
 #undef REAL_BITS
@@ -7,6 +8,7 @@
 
 const td_entry KERNEL(cross_entropy_table)[] = {
     {"cross_entropy_f32", cross_entropy_f32}, {"cross_entropy_f64", cross_entropy_f64},
-    {"cross_entropy_grad_f32", cross_entropy_grad_f32}, {"cross_entropy_grad_f64", cross_entropy_grad_f64},
+    {"cross_entropy_grad_f32", cross_entropy_grad_f32},
+    {"cross_entropy_grad_f64", cross_entropy_grad_f64},
     {0, 0},
 };

@@ -1,4 +1,5 @@
-/* Rows of a table by number, and the gradient of the table. Rows are moved as bytes, so the first serves every type. */
+/* Rows of a table by number, and the gradient of the table. Rows are moved as bytes, so the
+ * first serves every type. */
 #include "treadle_cpu.h"
 #include <string.h>
 
@@ -15,7 +16,8 @@ static int check_indices(const char *indices, int wide, int64_t count, int64_t n
         high = TD_MAX(high, row);
     }
     if (low >= 0 && high < n) return TD_OK;
-    return td_fail(TD_ERR_INDEX, "embedding: index %lld is outside [0, %lld)", (long long)(low < 0 ? low : high), (long long)n);
+    return td_fail(TD_ERR_INDEX, "embedding: index %lld is outside [0, %lld)",
+                   (long long)(low < 0 ? low : high), (long long)n);
 }
 
 typedef struct {
@@ -29,12 +31,15 @@ static void gather_rows(int64_t t, void *ctx) {
     const gather_job *j = ctx;
     const size_t bytes = (size_t)j->row_bytes;
     for (int64_t i = t * j->count / j->tasks; i < (t + 1) * j->count / j->tasks; i++)
-        memcpy(j->out + (size_t)i * bytes, j->table + (size_t)index_at(j->indices, j->wide, i) * bytes, bytes);
+        memcpy(j->out + (size_t)i * bytes,
+               j->table + (size_t)index_at(j->indices, j->wide, i) * bytes, bytes);
 }
 
-/* w i -> y. i: 1 for int64 indices (else int32), rows of the table, number of indices, bytes of a row. */
+/* w i -> y. i: 1 for int64 indices (else int32), rows of the table, number of indices, bytes of
+ * a row. */
 static int embedding(const td_plan *p, char **io) {
-    gather_job j = {.table = io[0], .indices = io[1], .out = io[2], .wide = (int)p->i[0], .count = p->i[2], .row_bytes = p->i[3]};
+    gather_job j = {.table = io[0], .indices = io[1], .out = io[2], .wide = (int)p->i[0],
+                    .count = p->i[2], .row_bytes = p->i[3]};
     const int status = check_indices(j.indices, j.wide, j.count, p->i[1]);
     if (status != TD_OK || !j.row_bytes) return status;
     j.tasks = TD_MAX(1, TD_MIN(j.count, TD_MIN(64, j.count * j.row_bytes / 65536)));
@@ -42,18 +47,19 @@ static int embedding(const td_plan *p, char **io) {
     return TD_OK;
 }
 
-/* The gradient gathers too: for every row of the table a chain of the places that used it, in their order, so that each
- * row is written once, by one thread, in an order that depends on the indices alone. */
+/* The gradient gathers too: for every row of the table a chain of the places that used it, in
+ * their order, so that each row is written once, by one thread, in an order that depends on the
+ * indices alone. */
 typedef struct {
     const char *g;
     char *gw;
-    const int64_t *first, *next;   /* first place per row of the table, next place per place; -1 ends */
+    const int64_t *first, *next;   /* of each row of the table; of each place; -1 ends */
     int code, error;
     int64_t rows, n, tasks;
 } chain_job;
 
-static void build_chains(const char *indices, int wide, int64_t count, int64_t rows, int64_t padding,
-                         int64_t *first, int64_t *next) {
+static void build_chains(const char *indices, int wide, int64_t count, int64_t rows,
+                         int64_t padding, int64_t *first, int64_t *next) {
     for (int64_t r = 0; r < rows; r++) first[r] = -1;
     for (int64_t i = count - 1; i >= 0; i--) {
         const int64_t row = index_at(indices, wide, i);
@@ -63,7 +69,8 @@ static void build_chains(const char *indices, int wide, int64_t count, int64_t r
     }
 }
 
-/* g i -> gw. i: 1 for int64 indices, rows of the table, number of indices, elements of a row, code of g and gw, padding_idx. */
+/* g i -> gw. i: 1 for int64 indices, rows of the table, number of indices, elements of a row,
+ * code of g and gw, padding_idx. */
 static int chain_run(const td_plan *p, char **io, td_body body) {
     const int64_t rows = p->i[1], count = p->i[2];
     const int wide = (int)p->i[0], status = check_indices(io[1], wide, count, rows);
@@ -71,7 +78,8 @@ static int chain_run(const td_plan *p, char **io, td_body body) {
     int64_t *first = td_scratch((size_t)(rows + count) * sizeof *first + 1), *next = first + rows;
     if (!first) return TD_ERR_MEMORY;
     build_chains(io[1], wide, count, rows, p->i[5], first, next);
-    chain_job j = {.g = io[0], .gw = io[2], .first = first, .next = next, .code = (int)p->i[4], .rows = rows, .n = p->i[3]};
+    chain_job j = {.g = io[0], .gw = io[2], .first = first, .next = next, .code = (int)p->i[4],
+                   .rows = rows, .n = p->i[3]};
     j.tasks = TD_MAX(1, TD_MIN(rows, TD_MIN(64, (rows + count) * j.n / 16384)));
     td_parallel(j.tasks, body, &j);
     td_scratch_free(first);

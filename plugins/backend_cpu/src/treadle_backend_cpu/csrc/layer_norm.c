@@ -1,4 +1,5 @@
-/* Layer normalisation. The kernels are named by the type they compute in; codes tell how the arrays are stored. */
+/* Layer normalisation. The kernels are named by the type they compute in; codes tell how the
+ * arrays are stored. */
 #define REAL_BITS 32
 #include "layer_norm.inc"
 #undef REAL_BITS

@@ -11,5 +11,9 @@ POOL_KERNELS(f32, TD_F32)
 POOL_KERNELS(f16, TD_F16)
 POOL_KERNELS(bf16, TD_BF16)
 
-const td_entry KERNEL(pooling_table)[]
-    = {POOL_ENTRIES(f32), POOL_ENTRIES(f16), POOL_ENTRIES(bf16), {0, 0}};
+const td_entry KERNEL(pooling_table)[] = {
+    POOL_ENTRIES(f32),
+    POOL_ENTRIES(f16),
+    POOL_ENTRIES(bf16),
+    {0, 0},
+};

@@ -20,8 +20,9 @@ typedef struct {
 
 typedef struct pool_plan pool_plan;
 
-/* One plane; scratch: a plane of input, one of output, and `extra` elements. */
-typedef void plane_job(const pool_plan *p, int64_t plane, real *scratch);
+/* Computes one plane and returns TD_OK or an error; scratch: a plane of input, one of output, and
+ * `extra` elements. */
+typedef int plane_job(const pool_plan *p, int64_t plane, real *scratch);
 
 struct pool_plan {
     pool_shape s;
@@ -102,8 +103,6 @@ static int are_side_by_side(const pool_shape *s)
     return 1;
 }
 
-TD_INLINE int64_t ceil_quotient(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 /* ---- maximum ---- */
 
 /* The first NaN wins over everything, otherwise the first of equals stays. */
@@ -169,8 +168,8 @@ static void max_side_by_side(const pool_plan *p, const real *x, real *y, int64_t
     for (int64_t j = 0; j < p->s.out[0]; j++) {
         const real *upper = x + 2 * j * width, *lower = upper + width;
         for (int64_t i = 0; i < out; i += LANES) {
-            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES),
-                          right = 2 * n - left;
+            const int64_t n = TD_MIN(out - i, LANES);
+            const int64_t left = TD_MIN(2 * n, LANES), right = 2 * n - left;
             vec a = vec_load_n(upper + 2 * i, left), b = vec_load_n(upper + 2 * i + left, right);
             vec c = vec_load_n(lower + 2 * i, left), d = vec_load_n(lower + 2 * i + left, right);
             vec best = vec_even(a, b);
@@ -190,11 +189,11 @@ static lane_index first_inside(const pool_shape *s, int64_t row, int64_t col)
 {
     lane_type distance[LANES];
     const int64_t down
-        = row < 0 ? ceil_quotient(-row, s->dilation[0]) * s->dilation[0] * s->in[1] : 0;
+        = row < 0 ? ceil_div(-row, s->dilation[0]) * s->dilation[0] * s->in[1] : 0;
     for (int l = 0; l < LANES; l++, col += s->stride[1])
         distance[l]
             = (lane_type)(down
-                          + (col < 0 ? ceil_quotient(-col, s->dilation[1]) * s->dilation[1] : 0));
+                          + (col < 0 ? ceil_div(-col, s->dilation[1]) * s->dilation[1] : 0));
     lane_index at;
     memcpy(&at, distance, sizeof at);
     return at;
@@ -219,7 +218,7 @@ static void max_windows(const pool_plan *p, const real *padded, real *y, int64_t
     }
 }
 
-static void max_plane(const pool_plan *p, int64_t plane, real *scratch)
+static int max_plane(const pool_plan *p, int64_t plane, real *scratch)
 {
     const pool_shape *s = &p->s;
     const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1];
@@ -232,6 +231,7 @@ static void max_plane(const pool_plan *p, int64_t plane, real *scratch)
         max_windows(p, padded, y, index);
     }
     finish_plane(p, plane, out, y);
+    return TD_OK;
 }
 
 /* Writes the gradient of a row of 2 x 2 windows. Returns lanes that are not zero where a maximum
@@ -245,8 +245,8 @@ TD_INLINE lane_index spread_row(const real *g, const int64_t *index, int64_t cor
         const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES), right = 2 * n - left;
         lane_index at;
         if (take_distances(index + i, &at, n, corner)) return ~(lane_index){0};
-        lane_index hit[4]
-            = {at == 0, at == 1, at == (lane_type)width, at == (lane_type)(width + 1)};
+        const lane_type below = (lane_type)width;
+        lane_index hit[4] = {at == 0, at == 1, at == below, at == below + 1};
         strange |= ~(hit[0] | hit[1] | hit[2] | hit[3]);
         vec v = vec_load_n(g + i, n), part[4];
         for (int k = 0; k < 4; k++) part[k] = (vec)(hit[k] & (lane_index)v);
@@ -283,7 +283,7 @@ static int indices_are_inside(const int64_t *index, int64_t n, int64_t limit)
     return !outside;
 }
 
-static void max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
+static int max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
 {
     const pool_shape *s = &p->s;
     const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1];
@@ -291,14 +291,12 @@ static void max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
     const int64_t *index = p->indices_in + plane * out;
     real *gx = plane_out(p, plane, in, scratch);
     if (!p->side_by_side || !spread_side_by_side(s, g, index, gx)) {
-        if (!indices_are_inside(index, out, in)) {
-            __atomic_store_n(&((pool_plan *)p)->status, TD_ERR_INDEX, __ATOMIC_RELAXED);
-            return;
-        }
+        if (!indices_are_inside(index, out, in)) return TD_ERR_INDEX;
         memset(gx, 0, (size_t)in * sizeof *gx);
         for (int64_t i = 0; i < out; i++) gx[index[i]] += g[i];
     }
     finish_plane(p, plane, in, gx);
+    return TD_OK;
 }
 
 /* ---- average ---- */
@@ -306,8 +304,8 @@ static void max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
 /* How many elements a window counts along one axis. */
 static int64_t counted(const pool_shape *s, int a, int64_t j)
 {
-    const int64_t start = j * s->stride[a] - s->padding[a],
-                  end = TD_MIN(start + s->kernel[a], s->in[a] + s->padding[a]);
+    const int64_t start = j * s->stride[a] - s->padding[a];
+    const int64_t end = TD_MIN(start + s->kernel[a], s->in[a] + s->padding[a]);
     if (s->count_padding) return end - start;
     return TD_MIN(end, s->in[a]) - TD_MAX(start, 0);
 }
@@ -318,11 +316,11 @@ static void average_side_by_side(const pool_plan *p, const real *x, real *y)
     for (int64_t j = 0; j < p->s.out[0]; j++) {
         const real *upper = x + 2 * j * width, *lower = upper + width;
         for (int64_t i = 0; i < out; i += LANES) {
-            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES),
-                          right = 2 * n - left;
+            const int64_t n = TD_MIN(out - i, LANES);
+            const int64_t left = TD_MIN(2 * n, LANES), right = 2 * n - left;
             vec a = vec_load_n(upper + 2 * i, left) + vec_load_n(lower + 2 * i, left);
-            vec b
-                = vec_load_n(upper + 2 * i + left, right) + vec_load_n(lower + 2 * i + left, right);
+            const real *next = upper + 2 * i + left;
+            vec b = vec_load_n(next, right) + vec_load_n(next + width, right);
             vec_store_n(y + j * out + i, (vec_even(a, b) + vec_odd(a, b)) * (real)0.25, n);
         }
     }
@@ -344,7 +342,7 @@ static void average_windows(const pool_plan *p, const real *padded, real *y)
     }
 }
 
-static void average_plane(const pool_plan *p, int64_t plane, real *scratch)
+static int average_plane(const pool_plan *p, int64_t plane, real *scratch)
 {
     const pool_shape *s = &p->s;
     const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1];
@@ -356,20 +354,19 @@ static void average_plane(const pool_plan *p, int64_t plane, real *scratch)
         average_windows(p, padded, y);
     }
     finish_plane(p, plane, out, y);
+    return TD_OK;
 }
 
 /* Adds `share` of each window of one row to one row of the input, for the column tap k. */
 static void spread_tap(const pool_shape *s, const real *share, int64_t k, real *row)
 {
     const int64_t step = s->stride[1], start = k - s->padding[1];
-    const int64_t low = start < 0 ? ceil_quotient(-start, step) : 0;
-    const int64_t high
-        = s->in[1] > start ? TD_MIN(s->out[1], ceil_quotient(s->in[1] - start, step)) : 0;
+    const int64_t low = start < 0 ? ceil_div(-start, step) : 0;
+    const int64_t end = s->in[1] > start ? ceil_div(s->in[1] - start, step) : 0;
+    const int64_t high = TD_MIN(s->out[1], end);
     row += start;
-    if (step == 1)
-        for (int64_t i = low; i < high; i++) row[i] += share[i];
-    else
-        for (int64_t i = low; i < high; i++) row[i * step] += share[i];
+    if (step == 1) for (int64_t i = low; i < high; i++) row[i] += share[i];
+    else for (int64_t i = low; i < high; i++) row[i * step] += share[i];
 }
 
 /* Windows of 2 x 2 side by side: a quarter to each element. */
@@ -380,10 +377,10 @@ static void quarter_plane(const pool_shape *s, const real *g, real *gx)
         memset(gx, 0, (size_t)(s->in[0] * width) * sizeof *gx);
     for (int64_t j = 0; j < s->out[0]; j++, g += out, gx += 2 * width) {
         for (int64_t i = 0; i < out; i += LANES) {
-            const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES),
-                          right = 2 * n - left;
-            const vec v = vec_load_n(g + i, n) * (real)0.25, low = vec_zip_low(v, v),
-                      high = vec_zip_high(v, v);
+            const int64_t n = TD_MIN(out - i, LANES);
+            const int64_t left = TD_MIN(2 * n, LANES), right = 2 * n - left;
+            const vec v = vec_load_n(g + i, n) * (real)0.25;
+            const vec low = vec_zip_low(v, v), high = vec_zip_high(v, v);
             vec_store_n(gx + 2 * i, low, left);
             vec_store_n(gx + width + 2 * i, low, left);
             if (!right) continue;
@@ -409,7 +406,7 @@ static void spread_plane(const pool_plan *p, const real *g, real *gx, real *shar
     }
 }
 
-static void average_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
+static int average_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
 {
     const pool_shape *s = &p->s;
     const int64_t in = s->in[0] * s->in[1], out = s->out[0] * s->out[1];
@@ -418,6 +415,7 @@ static void average_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
     if (p->side_by_side) quarter_plane(s, g, gx);
     else spread_plane(p, g, gx, scratch + in + out);
     finish_plane(p, plane, in, gx);
+    return TD_OK;
 }
 
 /* ---- kernels ---- */
@@ -427,21 +425,19 @@ static void run_planes(int64_t task, void *ctx)
     pool_plan *p = ctx;
     const pool_shape *s = &p->s;
     const int64_t planes = s->in[0] * s->in[1] + s->out[0] * s->out[1];
+    const int64_t end = TD_MIN((task + 1) * p->per_task, s->planes);
     real *scratch = td_scratch((size_t)(planes + p->extra) * sizeof(real));
-    if (!scratch) {
-        __atomic_store_n(&p->status, TD_ERR_MEMORY, __ATOMIC_RELAXED);
-        return;
-    }
-    for (int64_t q = task * p->per_task; q < TD_MIN((task + 1) * p->per_task, s->planes); q++)
-        p->job(p, q, scratch);
+    int status = scratch ? TD_OK : TD_ERR_MEMORY;
+    for (int64_t q = task * p->per_task; q < end && !status; q++) status = p->job(p, q, scratch);
     td_scratch_free(scratch);
+    if (status) __atomic_store_n(&p->status, status, __ATOMIC_RELAXED);
 }
 
 static int run_pool(pool_plan *p)
 {
     const pool_shape *s = &p->s;
     p->per_task = TD_MAX(1, TASK_ELEMENTS / TD_MAX(1, s->in[0] * s->in[1]));
-    td_parallel(ceil_quotient(s->planes, p->per_task), run_planes, p);
+    td_parallel(ceil_div(s->planes, p->per_task), run_planes, p);
     if (p->status == TD_ERR_INDEX)
         return td_fail(TD_ERR_INDEX, "max_pool2d_grad: an index lies outside its plane");
     return p->status;
@@ -468,20 +464,20 @@ static pool_shape pool_shape_of(const td_plan *p)
 static int run_windows(const td_plan *plan, char **io, enum td_dtype format, plane_job *job,
                        real padding, char *indices)
 {
-    pool_plan p
-        = {.s = pool_shape_of(plan), .job = job, .in = io[0], .out = io[1], .format = (int)format};
+    pool_plan p = {.s = pool_shape_of(plan), .job = job, .in = io[0], .out = io[1]};
+    p.format = (int)format;
     p.indices = (int64_t *)indices;
     if (p.indices && plan->n_out == 1) p.out = NULL; /* only they are asked for */
     const pool_shape *s = &p.s;
-    const int64_t taps = s->kernel[0] * s->kernel[1],
-                  counts = ceil_quotient(s->out[1], LANES) * LANES;
+    const int64_t taps = s->kernel[0] * s->kernel[1];
+    const int64_t counts = ceil_div(s->out[1], LANES) * LANES;
     if (s->planes == 0) return TD_OK;
     int64_t *axes = td_scratch((size_t)(2 * (s->kernel[0] + s->kernel[1])) * sizeof(int64_t));
     conv_axis rows, cols;
     if (!axes) return TD_ERR_MEMORY;
     pool_axes(s, &rows, &cols, axes);
-    int64_t *tables
-        = td_scratch((size_t)(taps + layout_numbers(&rows, &cols) + counts) * sizeof(int64_t));
+    const int64_t numbers = taps + layout_numbers(&rows, &cols) + counts;
+    int64_t *tables = td_scratch((size_t)numbers * sizeof(int64_t));
     p.status = tables ? TD_OK : TD_ERR_MEMORY;
     if (tables) {
         p.distance = tables + counts;
@@ -503,14 +499,11 @@ static int run_windows(const td_plan *plan, char **io, enum td_dtype format, pla
 
 static int run_max_grad(const td_plan *plan, char **io, enum td_dtype format)
 {
-    pool_plan p = {.s = pool_shape_of(plan),
-                   .job = max_grad_plane,
-                   .in = io[0],
-                   .out = io[2],
-                   .format = (int)format};
+    pool_plan p = {.s = pool_shape_of(plan), .job = max_grad_plane, .in = io[0], .out = io[2]};
+    const int64_t *in = p.s.in, *out = p.s.out;
+    p.format = (int)format;
     p.indices_in = (const int64_t *)io[1];
-    p.side_by_side
-        = p.s.in[0] / 2 == p.s.out[0] && p.s.in[1] / 2 == p.s.out[1] && p.s.in[1] < INT32_MAX / 2;
+    p.side_by_side = in[0] / 2 == out[0] && in[1] / 2 == out[1] && in[1] < INT32_MAX / 2;
     return run_pool(&p);
 }
 

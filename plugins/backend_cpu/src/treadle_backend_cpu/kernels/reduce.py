@@ -51,7 +51,7 @@ def reduce_ints(op, dtype, shape, strides, axes):
     columns = near > 0 and (near < far or far == 0)
     dense, large = near == 1 and far == width, rows * width > FOLD_TO * NARROW
     side_by_side = columns and dense and (width < NARROW or large)
-    fold = max(1, min(rows // 8, FOLD_TO // width)) if side_by_side else 1
+    fold = max(1, min(rows // 8, FOLD_TO // max(width, 1))) if side_by_side else 1
     flat = [number for dim in (*kept, *reduced) for number in dim]
     head = (OPS[op], dtype.code, int(columns), fold, x_offset, y_offset, len(kept), len(reduced))
     return (*head, *flat)

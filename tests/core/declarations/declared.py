@@ -29,10 +29,10 @@ def operands(made, leaf=False):
     """The case's operands as tensors; float ones require grad with `leaf`. Points next to a kink are moved away from it."""
     arrays = made.arrays()
     if made.op.name in POSITIVE:
-        arrays = [np.abs(a) + 0.1 for a in arrays]
+        arrays = [np.asarray(np.abs(a) + 0.1) for a in arrays]
     if made.op.kinks is not None and all(isinstance(a, np.ndarray) for a in arrays):
         near = made.op.kinks(*arrays)
-        arrays[0] = np.where(near, arrays[0] + 0.01, arrays[0])
+        arrays[0] = np.asarray(np.where(near, arrays[0] + 0.01, arrays[0]))
     tensors = mapped(lambda a: td.tensor(a, device=DEVICE) if isinstance(a, np.ndarray) else a, arrays)
     if leaf:
         mapped(lambda x: x.requires_grad_() if isinstance(x, td.Tensor) and x.dtype is td.float64 else x, tensors)
