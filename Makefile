@@ -11,7 +11,7 @@ BACKEND = plugins/backend_cpu
 SOURCES = $(BACKEND)/setup.py $(BACKEND)/pyproject.toml core/pyproject.toml $(wildcard $(BACKEND)/src/*/csrc/*)
 JOBS ?= 2
 
-.PHONY: demo test check types lint test-torch test-slow sanitize bench wheels clean help
+.PHONY: demo test check types lint test-torch sanitize bench wheels clean help
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -55,9 +55,6 @@ types: $(VENV)/tools
 
 test-torch: $(VENV)/torch ## the same programs in PyTorch and here
 	$(PY) -m pytest -n $(JOBS) --dist worksteal tests/torch tests/core -k torch
-
-test-slow: $(VENV)/demo $(VENV)/tools ## packaging, fresh installs, the demo from nothing
-	$(PY) -m pytest tests/slow
 
 sanitize: $(VENV)/tools ## AddressSanitizer, UBSan and ThreadSanitizer over the C kernels
 	$(PY) $(BACKEND)/tests/sanitize/run.py address $(BACKEND)/tests/sanitize/fuzz.py

@@ -716,9 +716,16 @@ def double_backward_through_a_write(l):
     l.report(w, g)
 
 
+# PyTorch refuses these, because its in-place ops compute their result where the next one overwrites it.
+MORE = {"relu_and_exp_in_place": [[0.0, 1.6487212707001282, 7.38905609893065]]}
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_program(name):
     (theirs, _), (ours, error) = outcome(torch, PROGRAMS[name]), outcome(td, PROGRAMS[name])
+    if name in MORE:
+        assert isinstance(theirs, str) and _close([grad for _, grad, _ in ours if grad], MORE[name])
+        return
     if isinstance(theirs, str) or isinstance(ours, str):
         assert ours == theirs, error
         assert isinstance(error, td.errors.TreadleError)

@@ -67,10 +67,11 @@ def agreeing_steps(ours, theirs):
 UNDEFINED = {43}  # multiplies a view by another part of the same memory
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize("block", range(10))
 def test_random_programs(block):
     compared = 0
-    for seed in range(block * 60, block * 60 + 60):
+    for seed in range(block * 100, block * 100 + 100):
         if seed in UNDEFINED:
             continue
         (ours, values, grads), (theirs, expected, wanted) = run(td, seed), run(torch, seed)
@@ -83,7 +84,6 @@ def test_random_programs(block):
             continue  # PyTorch saves more, so it raises more often
         assert grads is not None, seed
         for a, b in zip(grads, wanted, strict=True):
-            zero = np.zeros(1)
-            np.testing.assert_allclose(zero if a is None else a, zero if b is None else b, rtol=1e-9, atol=1e-12, err_msg=f"gradients of program {seed}")
+            np.testing.assert_allclose(0 if a is None else a, 0 if b is None else b, rtol=1e-9, atol=1e-12, err_msg=f"gradients of program {seed}")
         compared += 1
-    assert compared > 40
+    assert compared > 50
