@@ -5,6 +5,7 @@ dtype that PyTorch takes.
 """
 
 import inspect
+import itertools
 
 import numpy as np
 import pytest
@@ -112,6 +113,7 @@ CASES = {
     "masked_select": lambda f, A, M: f(A, M),
     "nonzero": lambda f, A, M: (f(A), f(M)),
     "clone": lambda f, A: f(A),
+    "is_tensor is_floating_point numel": lambda f, A: [f(A)],
     "detach": lambda f, A: f(A),
     # ---- products
     "matmul": lambda f, A, V, L, T, Y: (f(A, L), f(A, V), f(V, L), f(V, V), f(T, Y), f(T, Y[0])),
@@ -147,7 +149,8 @@ METHODS_ONLY = {
     "contiguous": lambda f, T: f(T.permute(2, 0, 1)),
     "index_put": lambda f, A, J: (f(A, (J,), A[0] * 0 + 1, accumulate=True),),
     "type_as": lambda f, A, I: f(A, I),
-    "double half bfloat16 float int long short bool": lambda f, A: f(A),
+    "double half bfloat16 float int long short char bool": lambda f, A: f(A),
+    "byte": lambda f, P: f(P),
     "new_zeros new_ones": lambda f, A: (f(A, 2, 3), f(A, (2,))),
     "new_full": lambda f, A: f(A, (2, 3), 2),
     "tolist item numel nelement dim stride is_contiguous element_size is_floating_point size": lambda f, Z: [f(Z)],
@@ -309,21 +312,47 @@ LEGACY = {"any", "all", "square", "sign", "sign_"}  # uint8 as a kind of bool; b
 ORDERED = {"sort", "argsort", "topk", "median", "max", "min"}  # which of equal values comes first is PyTorch's to choose
 
 
-@pytest.mark.parametrize("kind_of", ["float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool"])
 @pytest.mark.parametrize("name, kind, f", ALL)
-def test_dtypes(name, kind, f, kind_of):
+def test_dtypes(name, kind, f):
     """Where PyTorch takes a dtype, so do we, with the same result type and values."""
-    if name in LEGACY and kind_of in ("uint8", "bool"):
-        pytest.skip("PyTorch keeps an older meaning")
-    try:
-        theirs = call(torch, target(torch, name, kind), f, operands(torch, f, kind_of))
-    except (RuntimeError, TypeError, IndexError, ValueError, OverflowError):
-        return
-    ours = call(td, target(td, name, kind), f, operands(td, f, kind_of))
-    if name in ORDERED and kind_of != "float32":
-        pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if b.dtype is not torch.int64]
-        ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
-    compare(name, ours, theirs, TOLERANCE.get(kind_of, 2e-5))
+    for kind_of in ("float32", "float16", "bfloat16", "int64", "int32", "uint8", "bool"):
+        if name in LEGACY and kind_of in ("uint8", "bool"):
+            continue
+        try:
+            theirs = call(torch, target(torch, name, kind), f, operands(torch, f, kind_of))
+        except (RuntimeError, TypeError, IndexError, ValueError, OverflowError):
+            continue
+        ours = call(td, target(td, name, kind), f, operands(td, f, kind_of))
+        if name in ORDERED and kind_of != "float32":
+            pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if b.dtype is not torch.int64]
+            ours, theirs = [a for a, _ in pairs], [b for _, b in pairs]
+        compare(f"{name} of {kind_of}", ours, theirs, TOLERANCE.get(kind_of, 2e-5))
+
+
+def as_view(a, layout):
+    """A tensor with the values of `a` that lies in memory in another way."""
+    if layout == "flipped":
+        return td.tensor(np.flip(a).copy()).flip(*range(a.ndim)) if a.ndim else td.tensor(a)
+    if layout == "transposed":
+        return td.tensor(a.T.copy()).permute(*range(a.ndim)[::-1])
+    wide = np.zeros(tuple(2 * n + 1 for n in a.shape), a.dtype)
+    wide[tuple(slice(1, None, 2) for _ in a.shape)] = a
+    return td.tensor(wide)[tuple(slice(1, None, 2) for _ in a.shape)] if a.ndim else td.tensor(a)
+
+
+@pytest.mark.parametrize("name, kind, f", [p for p in ALL if p.values[0] not in ("view", "view_as", "is_contiguous", "stride")])
+def test_layouts(name, kind, f):
+    """Operands that are views of every kind give what contiguous ones give, in floats and in integers."""
+    for kind_of, layout in itertools.product(("float64", "int64"), ("flipped", "transposed", "stepped")):
+        arrays = [make(n, kind_of) for n in list(inspect.signature(f).parameters)[1:]]
+        try:
+            plain = call(td, target(td, name, kind), f, [td.tensor(a) for a in arrays])
+        except (RuntimeError, TypeError):
+            continue
+        views = [as_view(a, layout) for a in arrays]
+        got = call(td, target(td, name, kind), f, views)
+        for a, b in zip(got, plain, strict=True):
+            np.testing.assert_allclose(array(a), array(b), rtol=1e-12, atol=1e-12, err_msg=f"{name} {layout} {kind_of}")
 
 
 def test_every_public_function_has_a_case():

@@ -16,6 +16,7 @@ from treadle.creation import (
 )  # fmt: skip
 from treadle.api import methods as _methods
 from treadle.api.convert import clone as clone, detach as detach
+from treadle.api.methods import is_floating_point as is_floating_point, is_tensor as is_tensor, numel as numel
 from treadle.api.linalg import *
 from treadle.api.math import *
 from treadle.api.reduce import *

@@ -283,3 +283,20 @@ def test_views_and_copies_need_no_kernel(bare):
         x[:, 1] = x[:, 0]
         assert x.tolist() == [[0, 0, 2], [3, 3, 5]] and x.clone().tolist() == x.tolist()
         assert td.zeros(2, device=bare).tolist() == [0, 0] and repr(x) and x[1, 2].item() == 5
+
+
+def test_training_on_the_reference_device():
+    """Two hundred steps of a small network: no recursion, no growth of anything, and it learns."""
+    td.manual_seed(0)
+    with td.device("reference"):
+        model = td.nn.Sequential(td.nn.Linear(4, 8), td.nn.ReLU(), td.nn.Linear(8, 2))
+        optimizer = td.optim.Adam(model.parameters(), lr=1e-2)
+        x, y = td.randn(16, 4), td.randint(0, 2, (16,))
+        losses = []
+        for _ in range(200):
+            optimizer.zero_grad()
+            loss = td.nn.functional.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]

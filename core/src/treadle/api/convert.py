@@ -273,7 +273,7 @@ def _caster(kind: Any) -> Any:
 
 
 CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16, "int": dtypes.int32,
-         "long": dtypes.int64, "short": dtypes.int16, "bool": dtypes.bool_}  # fmt: skip
+         "long": dtypes.int64, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}  # fmt: skip
 METHODS: dict[str, Any] = {
     f.__name__: f for f in (
         to, numpy, numpy_copy, __array__, __dlpack__, __dlpack_device__, item, tolist, cpu, detach, detach_, clone, contiguous, requires_grad_,

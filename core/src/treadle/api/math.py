@@ -296,13 +296,13 @@ def tan(x: Tensor) -> Tensor:
 def asin(x: Tensor) -> Tensor:
     """Return the inverse sine."""
     x = _real(x)
-    return atan2(x, sqrt((1 - x) * (x + 1)))
+    return atan2(x, sqrt(1 - x) * sqrt(x + 1))  # two roots: the slope at 1 is infinite, not NaN
 
 
 def acos(x: Tensor) -> Tensor:
     """Return the inverse cosine."""
     x = _real(x)
-    return atan2(sqrt((1 - x) * (x + 1)), x)
+    return atan2(sqrt(1 - x) * sqrt(x + 1), x)
 
 
 def atan(x: Tensor) -> Tensor:
@@ -342,7 +342,7 @@ def acosh(x: Tensor) -> Tensor:
     x = _real(x)
     above, steep = x - 1, _steep(x)
     near = minimum(above, steep)
-    return where_op(above > steep, log(x) + _math.log(2.0), log1p(near + sqrt(near * (near + 2))))
+    return where_op(above > steep, log(x) + _math.log(2.0), log1p(near + sqrt(near) * sqrt(near + 2)))
 
 
 def atanh(x: Tensor) -> Tensor:

@@ -147,6 +147,21 @@ def numel(x: Tensor) -> int:
     return x.sig.size
 
 
+def is_tensor(x: Any) -> bool:
+    """Return whether x is a Tensor.
+
+    >>> import treadle as td
+    >>> td.is_tensor(td.ones(1)), td.is_tensor(1.0)
+    (True, False)
+    """
+    return isinstance(x, Tensor)
+
+
+def is_floating_point(x: Tensor) -> bool:
+    """Return whether the elements are floating-point numbers."""
+    return x.dtype.is_floating_point
+
+
 def stride(x: Tensor, dim: int | None = None) -> Any:
     """Return the strides, in elements, or that of one dimension."""
     return x.sig.strides if dim is None else x.sig.strides[dim]
@@ -244,7 +259,7 @@ def _set_data(x: Tensor, y: Tensor) -> None:
 METHODS: dict[str, Any] = {
     "backward": backward.tensor_backward, "numel": numel, "nelement": numel, "dim": lambda x: x.sig.ndim, "stride": stride, "is_contiguous": is_contiguous,
     "register_hook": register_hook, "retain_grad": retain_grad, "element_size": lambda x: x.dtype.itemsize,
-    "is_floating_point": lambda x: x.dtype.is_floating_point, "type_as": lambda x, y: convert.to(x, y.dtype),
+    "is_floating_point": is_floating_point, "ndimension": lambda x: x.sig.ndim, "type": convert.to, "type_as": lambda x, y: convert.to(x, y.dtype),
     "storage_offset": lambda x: getattr(x, "offset", 0), "data_ptr": lambda x: getattr(x.storage, "ptr", 0), "softplus": lambda x: FN["softplus"](x),
     "gelu": lambda x: FN["gelu"](x),
 }  # fmt: skip

@@ -22,7 +22,7 @@ RSQRT_PI = 2 / math.sqrt(math.pi)
 
 
 def _zero(g: Any) -> Any:
-    return g * 0
+    return g.new_zeros(g.shape)  # also where g is infinite
 
 
 def _erf(x: Any) -> Any:
@@ -152,13 +152,13 @@ def _tie(g: Any, a: Any, b: Any, wins: Any) -> Any:
 
 def _pow_base_grad(g: Any, a: Any, b: Any) -> Any:
     if b.__class__ is int or b.__class__ is float:
-        return g * 0 if b == 0 else g * (pow_(a, b - 1) * b)
+        return _zero(g) if b == 0 else g * (pow_(a, b - 1) * b)
     return where(eq(b, 0), 0.0, g * (b * pow_(a, b - 1)))
 
 
 def _pow_exponent_grad(g: Any, a: Any, y: Any) -> Any:
     if a.__class__ is int or a.__class__ is float:
-        return g * (y * math.log(a)) if a > 0 else g * 0
+        return g * (y * math.log(a)) if a > 0 else _zero(g)
     return where(eq(a, 0), 0.0, g * (y * log(a)))
 
 

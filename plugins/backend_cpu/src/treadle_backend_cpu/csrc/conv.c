@@ -51,6 +51,17 @@ static conv_shape shape_of(const td_plan *p)
     };
 }
 
+/* The factories decline empty operands; the passes divide by sizes. */
+static int check_sizes(const conv_shape *s)
+{
+    int64_t least = TD_MIN(TD_MIN(s->batch, s->groups), TD_MIN(s->in_channels, s->out_channels));
+    for (int a = 0; a < 2; a++) {
+        least = TD_MIN(least, TD_MIN(s->in[a], s->out[a]));
+        least = TD_MIN(least, TD_MIN(s->kernel[a], TD_MIN(s->stride[a], s->dilation[a])));
+    }
+    return least > 0 ? TD_OK : td_fail(TD_ERR_VALUE, "convolution: every size must be positive");
+}
+
 enum operand { INPUT, WEIGHT, OUTPUT, BIAS };
 
 static int64_t elements(const conv_shape *s, enum operand which)
@@ -74,7 +85,8 @@ static int run_wide(const td_plan *p, char **io, conv_pass *pass)
 {
     const conv_shape s = shape_of(p);
     const void *in[3] = {io[0], io[1], p->n_in == 3 ? io[2] : NULL};
-    return pass(&s, in, io[p->n_in]);
+    const int status = check_sizes(&s);
+    return status ? status : pass(&s, in, io[p->n_in]);
 }
 
 /* Widens the inputs to float32, runs a pass on them and narrows the result. */
@@ -83,7 +95,7 @@ static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype
     const conv_shape s = shape_of(p);
     conversion c[4] = {0};
     const void *in[3] = {0};
-    int status = TD_OK, made = 0;
+    int status = check_sizes(&s), made = 0;
     for (; made <= p->n_in && !status; made++) {
         const enum operand *kinds = entry.operands;
         const int is_out = made == p->n_in;

@@ -292,8 +292,11 @@ static void run_wide_unit(int64_t t, void *ctx)
 static enum wide_source choose_source(const wide_plan *p)
 {
     const correlation *c = p->c;
-    if (p->taps == 1 && needs_no_padding(&p->layout)) return IN_PLACE;
-    if (c->cols.out < FEW_PIXELS && c->out_channels >= 2 * WIDE) return GATHERED;
+    const int flat = p->taps == 1 && needs_no_padding(&p->layout);
+    const int64_t line = flat ? c->rows.out * c->cols.out : c->cols.out;
+    const int64_t pixels = c->batch * c->rows.out * c->cols.out;
+    if (line < FEW_PIXELS && line < pixels && c->out_channels >= 2 * WIDE) return GATHERED;
+    if (flat) return IN_PLACE;
     return PADDED;
 }
 

@@ -472,6 +472,12 @@ static int run_windows(const td_plan *plan, char **io, enum td_dtype format, pla
     const int64_t taps = s->kernel[0] * s->kernel[1];
     const int64_t counts = ceil_div(s->out[1], LANES) * LANES;
     if (s->planes == 0) return TD_OK;
+    int64_t least = 1;
+    for (int a = 0; a < 2; a++) {
+        least = TD_MIN(least, TD_MIN(s->in[a], s->out[a]));
+        least = TD_MIN(least, TD_MIN(s->kernel[a], TD_MIN(s->stride[a], s->dilation[a])));
+    }
+    if (least < 1) return td_fail(TD_ERR_VALUE, "pooling: every size must be positive");
     int64_t *axes = td_scratch((size_t)(2 * (s->kernel[0] + s->kernel[1])) * sizeof(int64_t));
     conv_axis rows, cols;
     if (!axes) return TD_ERR_MEMORY;
