@@ -49,6 +49,7 @@ check: lint types ## lint and types
 
 lint: $(VENV)/tools
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check -q .
 
 types: $(VENV)/tools
 	$(PY) -m mypy

@@ -81,11 +81,7 @@ TABLE = re.compile(r"^const\s+td_entry\s+KERNEL\((\w+)\)\s*\[\]", re.MULTILINE)
 
 def chosen(variable):
     """Return the names in a comma-separated variable, or None where it is not set."""
-    return (
-        {name.strip() for name in os.environ[variable].split(",")}
-        if os.environ.get(variable)
-        else None
-    )
+    return {name.strip() for name in os.environ[variable].split(",")} if os.environ.get(variable) else None
 
 
 def levels():
@@ -122,9 +118,7 @@ def is_fresh(target):
     record = target.with_suffix(".d")
     if not (target.exists() and record.exists()):
         return False
-    names = re.split(
-        r"(?<!\\)\s+", record.read_text().replace("\\\n", " ").split(": ", 1)[1].strip()
-    )
+    names = re.split(r"(?<!\\)\s+", record.read_text().replace("\\\n", " ").split(": ", 1)[1].strip())
     paths = [Path(__file__), *(Path(name.replace("\\ ", " ").replace("$$", "$")) for name in names)]
     made = target.stat().st_mtime
     return all(path.exists() and path.stat().st_mtime < made for path in paths)
@@ -138,9 +132,7 @@ class Compiler:
         if self.sanitize not in SANITIZE_FLAGS:
             sys.exit(f"TREADLE_SANITIZE={self.sanitize}: unknown; use address or thread")
         self.command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-        self.flags = (
-            FLAGS + SANITIZE_FLAGS[self.sanitize] + shlex.split(os.environ.get("CFLAGS", ""))
-        )
+        self.flags = FLAGS + SANITIZE_FLAGS[self.sanitize] + shlex.split(os.environ.get("CFLAGS", ""))
         self.link_flags = shlex.split(os.environ.get("LDFLAGS", ""))
         key = [*self.command, *self.flags, os.environ.get("TREADLE_ONLY", ""), *levels()]
         self.folder = Path(build_temp) / hashlib.sha256("\0".join(key).encode()).hexdigest()[:12]
@@ -149,16 +141,11 @@ class Compiler:
     def jobs(self, kernels):
         """Return (source, object, flags) for every object."""
         python = ["-I" + sysconfig.get_path("include"), "-I" + str(self.folder)]
-        result = [
-            (SOURCES / name, self.folder / (name[:-2] + ".o"), python)
-            for name in sorted(HOST_SOURCES)
-        ]
+        result = [(SOURCES / name, self.folder / (name[:-2] + ".o"), python) for name in sorted(HOST_SOURCES)]
         for path in kernels:
             extra = FILE_FLAGS.get(path.name, [])
             for level in levels():
-                result.append(
-                    (path, self.folder / f"{path.stem}.{level}.o", [*LEVEL_FLAGS[level], *extra])
-                )
+                result.append((path, self.folder / f"{path.stem}.{level}.o", [*LEVEL_FLAGS[level], *extra]))
         return result
 
     def compile(self, job):

@@ -38,7 +38,11 @@ def test_public_names_are_documented():
     missing = []
     for name in dir(td):
         value = getattr(td, name)
-        if name.startswith("_") or not (inspect.isfunction(value) or inspect.isclass(value)) or isinstance(value, td.DType):
+        if (
+            name.startswith("_")
+            or not (inspect.isfunction(value) or inspect.isclass(value))
+            or isinstance(value, td.DType)
+        ):
             continue
         if not inspect.getdoc(value):
             missing.append(name)

@@ -62,9 +62,22 @@ def own_imports(tree):
             base = (node.module or "")[len("treadle") :].lstrip(".")
             for alias in node.names:
                 full = f"{base}.{alias.name}".lstrip(".")
-                found.append((node.lineno, full if layer_of(full) is not None and (CORE / (full.replace(".", "/"))).with_suffix(".py").exists() or not base else base))
+                found.append(
+                    (
+                        node.lineno,
+                        full
+                        if layer_of(full) is not None
+                        and (CORE / (full.replace(".", "/"))).with_suffix(".py").exists()
+                        or not base
+                        else base,
+                    )
+                )
         elif isinstance(node, ast.Import):
-            found += [(node.lineno, a.name[len("treadle") :].lstrip(".")) for a in node.names if a.name.split(".")[0] == "treadle"]
+            found += [
+                (node.lineno, a.name[len("treadle") :].lstrip("."))
+                for a in node.names
+                if a.name.split(".")[0] == "treadle"
+            ]
     return found
 
 
@@ -83,7 +96,11 @@ def test_imports_run_one_way(path):
         assert other <= mine, f"{name}:{line} imports {target}, which stands further out"
 
 
-@pytest.mark.parametrize("path", sorted([*CORE.rglob("*.py"), *(REPO / "plugins").glob("*/src/**/*.py")]), ids=lambda p: str(p.relative_to(REPO) if p.is_relative_to(REPO) else p.name))
+@pytest.mark.parametrize(
+    "path",
+    sorted([*CORE.rglob("*.py"), *(REPO / "plugins").glob("*/src/**/*.py")]),
+    ids=lambda p: str(p.relative_to(REPO) if p.is_relative_to(REPO) else p.name),
+)
 def test_nothing_of_ours_is_imported_inside_functions(path):
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -100,7 +117,9 @@ def test_engine_knows_no_device_by_name(path):
     tree = ast.parse(path.read_text())
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            assert not DEVICE_NAMES.match(node.value) or _is_method_name(node, tree), f"{path.name}:{node.lineno} names the device {node.value!r}"
+            assert not DEVICE_NAMES.match(node.value) or _is_method_name(node, tree), (
+                f"{path.name}:{node.lineno} names the device {node.value!r}"
+            )
 
 
 def _is_method_name(node, tree):
@@ -115,7 +134,8 @@ def test_import_loads_no_plugin():
 
 def test_plugin_manifest_is_light():
     code = (
-        "import sys, time, treadle; before = set(sys.modules); t = time.perf_counter(); import treadle_backend_cpu.plugin\n"
+        "import sys, time, treadle; before = set(sys.modules); t = time.perf_counter(); import "
+        "treadle_backend_cpu.plugin\n"
         "assert time.perf_counter() - t < 0.03\n"
         "new = {m for m in set(sys.modules) - before if not m.startswith('treadle_backend_cpu')}; assert not new, new\n"
         "assert not any('_native' in m for m in sys.modules)"
@@ -126,19 +146,40 @@ def test_plugin_manifest_is_light():
 def test_engine_works_without_outer_layers(tmp_path):
     """nn, optim, data and their lines in __init__ and the command can be deleted."""
     copy = tmp_path / "treadle"
-    shutil.copytree(CORE, copy, ignore=shutil.ignore_patterns("__pycache__", "nn", "optim", "data", "demo", "weights.py"))
+    shutil.copytree(
+        CORE, copy, ignore=shutil.ignore_patterns("__pycache__", "nn", "optim", "data", "demo", "weights.py")
+    )
     init = copy / "__init__.py"
     text = init.read_text()
-    init.write_text("\n".join(line for line in text.splitlines() if not re.match(r"from treadle(\.weights)? import (data|nn|optim|load)\b", line)))
+    init.write_text(
+        "\n".join(
+            line
+            for line in text.splitlines()
+            if not re.match(r"from treadle(\.weights)? import (data|nn|optim|load)\b", line)
+        )
+    )
     code = (
-        "import treadle as td; assert not hasattr(td, 'nn'); x = td.randn(4, 3, requires_grad=True); w = td.randn(3, 2)\n"
-        "td.ops.cross_entropy(td.relu(x @ w), td.tensor([0, 1, 1, 0]), None).backward(); assert x.grad.shape == (4, 3)\n"
+        "import treadle as td; assert not hasattr(td, 'nn'); x = td.randn(4, 3, requires_grad=True); w = "
+        "td.randn(3, 2)\n"
+        "td.ops.cross_entropy(td.relu(x @ w), td.tensor([0, 1, 1, 0]), None).backward(); assert "
+        "x.grad.shape == (4, 3)\n"
         "from treadle.cli import main; assert main(['devices']) == 0"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"}, cwd=tmp_path)
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env={"PYTHONPATH": str(tmp_path), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+    )
 
 
-@pytest.mark.parametrize("path", sorted([*(REPO / "core/src").rglob("*.py"), *(REPO / "plugins").rglob("*.[ch]"), *(REPO / "plugins").rglob("*.py")]), ids=lambda p: p.name)
+@pytest.mark.parametrize(
+    "path",
+    sorted(
+        [*(REPO / "core/src").rglob("*.py"), *(REPO / "plugins").rglob("*.[ch]"), *(REPO / "plugins").rglob("*.py")]
+    ),
+    ids=lambda p: p.name,
+)
 def test_files_are_short(path):
     if "build" in path.relative_to(REPO).parts:
         return

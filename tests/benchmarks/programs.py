@@ -1,6 +1,7 @@
 """The benchmark programs: PyTorch's text, run by PyTorch and by Treadle with only the import changed.
 
-Each method prepares everything and returns `step`, a function of no arguments that does the work once and returns its result.
+Each method prepares everything and returns `step`, a function of no arguments that does the work once and returns its
+result.
 """
 
 import importlib
@@ -11,7 +12,16 @@ import numpy as np
 
 THREADS = 2
 D, HEADS, LAYERS, SEQ, BATCH, VOCAB = 256, 8, 4, 128, 8, 512
-BLOCKS = [(64, 64, 1), (64, 64, 1), (64, 128, 2), (128, 128, 1), (128, 256, 2), (256, 256, 1), (256, 512, 2), (512, 512, 1)]
+BLOCKS = [
+    (64, 64, 1),
+    (64, 64, 1),
+    (64, 128, 2),
+    (128, 128, 1),
+    (128, 256, 2),
+    (256, 256, 1),
+    (256, 512, 2),
+    (512, 512, 1),
+]
 M16 = 1 << 24
 
 
@@ -22,9 +32,11 @@ class Workload(NamedTuple):
 
 WORKLOADS = {
     "add16": Workload(1000), "add16_grad": Workload(1000), "chain10_bwd": Workload(50), "gemm_64x784x256": Workload(10),
-    "sgemm_1024": Workload(), "conv2d": Workload(), "softmax": Workload(), "layernorm": Workload(), "gelu_chain": Workload(), "sum16m": Workload(),
+    "sgemm_1024": Workload(), "conv2d": Workload(), "softmax": Workload(), "layernorm": Workload(),
+    "gelu_chain": Workload(), "sum16m": Workload(),
     "mlp_b64": Workload(trains=True), "mlp_b1024": Workload(trains=True), "cnn_b64": Workload(trains=True),
-    "resnet18_fwd": Workload(), "resnet18_train": Workload(trains=True), "gpt_fwd": Workload(), "gpt_train": Workload(trains=True),
+    "resnet18_fwd": Workload(), "resnet18_train": Workload(trains=True), "gpt_fwd": Workload(),
+    "gpt_train": Workload(trains=True),
 }  # fmt: skip
 
 
@@ -47,7 +59,8 @@ def arrays(workload):
         return labels((BATCH, SEQ), VOCAB), labels(BATCH * SEQ, VOCAB)
     return {
         "cnn_b64": lambda: (f(64, 1, 28, 28), labels(64, 10)), "resnet18_fwd": lambda: (f(1, 3, 224, 224),),
-        "resnet18_train": lambda: (f(8, 3, 32, 32), labels(8, 10)), "sgemm_1024": lambda: (f(1024, 1024), f(1024, 1024)),
+        "resnet18_train": lambda: (f(8, 3, 32, 32), labels(8, 10)),
+        "sgemm_1024": lambda: (f(1024, 1024), f(1024, 1024)),
         "gemm_64x784x256": lambda: (f(64, 784), f(784, 256)), "conv2d": lambda: (f(8, 64, 56, 56), f(64, 64, 3, 3)),
         "softmax": lambda: (f(4096, 1024),), "layernorm": lambda: (f(4096, 1024), f(1024), f(1024)),
         "gelu_chain": lambda: (f(M16),), "sum16m": lambda: (f(M16),),
@@ -66,7 +79,7 @@ class Programs:
     def get(self, workload):
         return [self.t.from_numpy(a) for a in arrays(workload)]
 
-    # ---- single ops --------------------------------------------------------------------------------------------------
+    # ---- single ops ------------------------------------------------------------------------------------------------
     def op(self, workload, f, n=1):
         args, t = self.get(workload), self.t
 
@@ -128,7 +141,7 @@ class Programs:
     def sum16m(self):
         return self.op("sum16m", lambda x: x.sum())
 
-    # ---- models --------------------------------------------------------------------------------------------------------
+    # ---- models ----------------------------------------------------------------------------------------------------
     def train(self, workload, model, opt, **kw):
         x, y = self.get(workload)
         opt = opt(model.parameters(), **kw, **({"fused": True} if self.fused else {}))
@@ -153,7 +166,9 @@ class Programs:
 
     def mlp(self, workload):
         nn = self.nn
-        return self.train(workload, nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), self.t.optim.Adam)
+        return self.train(
+            workload, nn.Sequential(nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 10)), self.t.optim.Adam
+        )
 
     def mlp_b64(self):
         return self.mlp("mlp_b64")
@@ -163,7 +178,15 @@ class Programs:
 
     def cnn_b64(self):
         nn = self.nn
-        layers = [nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
+        layers = [
+            nn.Conv2d(1, 32, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(32, 64, 3, padding=1),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Flatten(),
+        ]
         return self.train("cnn_b64", nn.Sequential(*layers, nn.Linear(64 * 49, 10)), self.t.optim.Adam)
 
     def resnet18(self, small):
@@ -182,7 +205,13 @@ class Programs:
                 return F.relu(self.b(F.relu(self.a(x))) + self.skip(x))
 
         stem = [conv(3, 64, 3, 1), nn.ReLU()] if small else [conv(3, 64, 7, 2), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
-        return nn.Sequential(*stem, *[Block(*b) for b in BLOCKS], nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10 if small else 1000))
+        return nn.Sequential(
+            *stem,
+            *[Block(*b) for b in BLOCKS],
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(512, 10 if small else 1000),
+        )
 
     def resnet18_fwd(self):
         return self.forward("resnet18_fwd", self.resnet18(False))
@@ -210,7 +239,11 @@ class Programs:
             def __init__(self):
                 super().__init__()
                 self.tok, self.pos = nn.Embedding(VOCAB, D), nn.Parameter(0.02 * t.randn(SEQ, D))
-                self.blocks, self.ln, self.head = nn.Sequential(*[Block() for _ in range(LAYERS)]), nn.LayerNorm(D), nn.Linear(D, VOCAB, bias=False)
+                self.blocks, self.ln, self.head = (
+                    nn.Sequential(*[Block() for _ in range(LAYERS)]),
+                    nn.LayerNorm(D),
+                    nn.Linear(D, VOCAB, bias=False),
+                )
 
             def forward(self, ids):
                 return self.head(self.ln(self.blocks(self.tok(ids) + self.pos))).flatten(0, 1)

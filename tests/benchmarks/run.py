@@ -5,9 +5,10 @@
     python tests/benchmarks/run.py -w mlp_b64,cnn_b64     # some
     python tests/benchmarks/run.py --start                # import, process start to first step, memory, installed size
 
-Each framework lives in a process of its own. The steady state is timed in chunks, framework by framework in turn, so that a slow
-spell of the machine hits both; a ratio is the median over chunks of ours over theirs. Results are checked: losses fall, and
-single ops agree with NumPy. Absolute times mean little on a shared machine; a claim needs a margin over 15 %.
+Each framework lives in a process of its own. The steady state is timed in chunks, framework by framework in turn, so
+that a slow spell of the machine hits both; a ratio is the median over chunks of ours over theirs. Results are checked:
+losses fall, and single ops agree with NumPy. Absolute times mean little on a shared machine; a claim needs a margin
+over 15 %.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import programs
 FRAMEWORKS = {"treadle": ("treadle", False), "torch": ("torch", False), "torch_fused": ("torch", True)}
 
 
-# ---- the worker: builds a program, then times chunks on request ------------------------------------------------------------
+# ---- the worker: builds a program, then times chunks on request ----------------------------------------------------
 def problem(workload, first, last):
     if not (np.isfinite(first).all() and np.isfinite(last).all()):
         return "not finite"
@@ -82,7 +83,9 @@ class Remote:
 
     def __init__(self, name):
         self.name = name
-        self.process = subprocess.Popen([sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [sys.executable, __file__, "--worker", name], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.read()
 
     def read(self):
@@ -123,7 +126,7 @@ def compare(workload, remotes, repeats, chunk):
     print("| " + " | ".join(row) + " |" + (f"  <- {'; '.join(wrong)}" if wrong else ""), flush=True)
 
 
-# ---- start-up --------------------------------------------------------------------------------------------------------------
+# ---- start-up ------------------------------------------------------------------------------------------------------
 FIRST_STEP = """
 import sys; sys.path.insert(0, {folder!r}); import programs
 float(programs.Programs({package!r}).mlp_b64()())
@@ -136,7 +139,10 @@ def start():
     print("| | treadle | torch |\n|---|---|---|")
     rows = {"import": {}, "process start to the end of the first MLP step": {}, "peak memory of that process": {}}
     for package in ("treadle", "torch"):
-        for label, code in (("import", f"import {package}"), ("process start to the end of the first MLP step", FIRST_STEP.format(folder=folder, package=package))):
+        for label, code in (
+            ("import", f"import {package}"),
+            ("process start to the end of the first MLP step", FIRST_STEP.format(folder=folder, package=package)),
+        ):
             times = []
             for _ in range(5):
                 t = time.perf_counter()
@@ -159,7 +165,14 @@ def main():
     a = p.parse_args()
     if a.worker:
         return worker(a.worker)
-    model = next((line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), platform.machine())
+    model = next(
+        (
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ),
+        platform.machine(),
+    )
     print(f"{date.today()}, {model}, 2 threads, load {os.getloadavg()[0]:.1f}\n")
     if a.start:
         return start()

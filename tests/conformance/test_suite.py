@@ -42,7 +42,13 @@ def test_ids_are_stable():
 
 
 def test_ids_are_unique_and_found():
-    seen = [case.id for level in ("L0", "L1") for block in blocks(level) if block.name.split("/")[0] in ("add", "conv2d", "copy", "layout") for case in block.make()]
+    seen = [
+        case.id
+        for level in ("L0", "L1")
+        for block in blocks(level)
+        if block.name.split("/")[0] in ("add", "conv2d", "copy", "layout")
+        for case in block.make()
+    ]
     assert len(seen) == len(set(seen))
     assert {"add/f32/broadcast-3", "conv2d/f32/2", "add/f32/grad-0", "add/errors/0"} <= set(seen)
     assert find("add/f32/broadcast-3").layouts == ("broadcast", "broadcast")
@@ -58,7 +64,9 @@ def test_operands_are_the_same_every_time():
 def test_command_passes():
     status, text = command("reference", "--op", "round", "--op", "floor")
     assert status == 0
-    assert text.splitlines()[-1].startswith("conform reference L1: ") and text.splitlines()[-1].endswith(" passed, 0 failed, 0 unsupported")
+    assert text.splitlines()[-1].startswith("conform reference L1: ") and text.splitlines()[-1].endswith(
+        " passed, 0 failed, 0 unsupported"
+    )
     assert [line.split()[0] for line in text.splitlines()[1:-1]] == ["floor", "round"]
 
 
@@ -77,7 +85,20 @@ def test_command_shows_failures_and_reruns_one():
         command("reference", "--case", "max/f32/nothing-0")
 
 
-@pytest.mark.parametrize("id", ["add/f32/broadcast-3", "concat/i32/1", "clamp/f32/0", "softmax/f32/transposed-0", "adam_step/f32/1", "iota/i32/1", "reshape/f32/0", "add/f32/grad-3", "layout/f32/offset-2"])
+@pytest.mark.parametrize(
+    "id",
+    [
+        "add/f32/broadcast-3",
+        "concat/i32/1",
+        "clamp/f32/0",
+        "softmax/f32/transposed-0",
+        "adam_step/f32/1",
+        "iota/i32/1",
+        "reshape/f32/0",
+        "add/f32/grad-3",
+        "layout/f32/offset-2",
+    ],
+)
 def test_repro_runs_alone(id):
     script = repro(find(id), "reference")
     assert len(script.splitlines()) <= 6
@@ -86,14 +107,22 @@ def test_repro_runs_alone(id):
 
 
 def test_least_backend_passes():
-    """Required element types pass in full, by kernels or by decomposition to them; others are unsupported, never failed."""
-    device, wanted = td.device("minimal"), {f"{op.name}/{d.short}" for op in CATALOGUE.values() for d in REQUIRED & op.dtypes}
+    """Required element types pass in full, by kernels or by decomposition to them.
+
+    Others are unsupported, never failed.
+    """
+    device, wanted = (
+        td.device("minimal"),
+        {f"{op.name}/{d.short}" for op in CATALOGUE.values() for d in REQUIRED & op.dtypes},
+    )
     with fallback("error"):
         for block in blocks("L1"):
             if block.name in wanted:
                 for case, outcome in run_block(block, device):
                     assert outcome.status in ("P", "U"), f"{outcome.status} {case.id}: {outcome.text}"
-                    assert outcome.status == "P" or "/grad-" in case.id or case.attrs.get("dtype") not in (None, *REQUIRED), case.id
+                    assert (
+                        outcome.status == "P" or "/grad-" in case.id or case.attrs.get("dtype") not in (None, *REQUIRED)
+                    ), case.id
 
 
 def test_unclaimed_types_are_unsupported():
@@ -120,5 +149,7 @@ def test_unknown_level_and_device():
 
 def test_missing_device_is_skipped_in_pytest(tmp_path):
     (tmp_path / "test_it.py").write_text("from treadle.conformance.pytest_plugin import *\nDEVICE = 'nowhere'\n")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", str(tmp_path)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
     assert "1 skipped" in done.stdout and "nobody provides" in done.stdout, done.stdout

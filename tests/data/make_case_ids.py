@@ -2,8 +2,8 @@
 
     python tests/data/make_case_ids.py
 
-Ids are what reports and known failures refer to, so they may be added to but not change their meaning: the test that compares this
-file with the suite is there to make a change deliberate.
+Ids are what reports and known failures refer to, so they may be added to but not change their meaning: the test that
+compares this file with the suite is there to make a change deliberate.
 """
 
 import hashlib

@@ -2,8 +2,8 @@
 
     python tests/data/make_tables.py
 
-Arguments and values are hexadecimal floats, so that no digit is lost. The tables are committed; tests compare the references of the
-ops with them, and need neither this script nor mpmath.
+Arguments and values are hexadecimal floats, so that no digit is lost. The tables are committed; tests compare the
+references of the ops with them, and need neither this script nor mpmath.
 """
 
 import json
@@ -72,7 +72,10 @@ BINARY = {
     "pow": (mp.power, pairs((0.01, 50), (-30, 30))),
     "atan2": (mp.atan2, pairs((-50, 50), (-50, 50))),
     "div": (lambda a, b: a / b, pairs((-50, 50), (1e-6, 50))),
-    "rem": (lambda a, b: a - b * mp.floor(a / b) if a >= 0 else -(-a - b * mp.floor(-a / b)), pairs((-1e6, 1e6), (0.5, 50))),
+    "rem": (
+        lambda a, b: a - b * mp.floor(a / b) if a >= 0 else -(-a - b * mp.floor(-a / b)),
+        pairs((-1e6, 1e6), (0.5, 50)),
+    ),
 }
 ROWS = {
     "softmax": lambda xs: [mp.exp(x - logsumexp(xs)) for x in xs],
@@ -93,11 +96,19 @@ def main():
     for name, (f, points) in UNARY.items():
         tables[name] = {"args": [hexed(points)], "value": hexed(f(mp.mpf(x)) for x in points)}
     for name, (f, points) in BINARY.items():
-        tables[name] = {"args": [hexed(side) for side in zip(*points)], "value": hexed(f(mp.mpf(a), mp.mpf(b)) for a, b in points)}
+        tables[name] = {
+            "args": [hexed(side) for side in zip(*points)],
+            "value": hexed(f(mp.mpf(a), mp.mpf(b)) for a, b in points),
+        }
     for name, f in ROWS.items():
         vectors = rows()
-        tables[name] = {"args": [[hexed(xs) for xs in vectors]], "value": [hexed(f([mp.mpf(x) for x in xs])) for xs in vectors]}
-    lines = [f"{json.dumps(name)}: {json.dumps(table, separators=(',', ':'))}" for name, table in sorted(tables.items())]
+        tables[name] = {
+            "args": [[hexed(xs) for xs in vectors]],
+            "value": [hexed(f([mp.mpf(x) for x in xs])) for xs in vectors],
+        }
+    lines = [
+        f"{json.dumps(name)}: {json.dumps(table, separators=(',', ':'))}" for name, table in sorted(tables.items())
+    ]
     TARGET.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 

@@ -1,7 +1,8 @@
-"""Every public function and method against PyTorch's of the same name: values, shapes, dtypes, and gradients in float64.
+"""Every public function and method against PyTorch's of the same name: values, shapes, dtypes, and gradients in
+float64.
 
-A case is a call with parameters named after operands (see `make`); it runs in both libraries, as a function and again for every
-dtype that PyTorch takes.
+A case is a call with parameters named after operands (see `make`); it runs in both libraries, as a function and again
+for every dtype that PyTorch takes.
 """
 
 import inspect
@@ -14,17 +15,20 @@ torch = pytest.importorskip("torch")
 import treadle as td  # noqa: E402
 
 SHAPES = {
-    "A": (4, 5), "B": (4, 5), "C": (4, 5), "P": (4, 5), "Q": (4, 5), "U": (4, 5), "V": (5,), "W": (4,), "R": (4, 1), "S": (4, 4), "T": (2, 3, 4), "Y": (2, 4, 3),
+    "A": (4, 5), "B": (4, 5), "C": (4, 5), "P": (4, 5), "Q": (4, 5), "U": (4, 5), "V": (5,), "W": (4,), "R": (4, 1),
+    "S": (4, 4), "T": (2, 3, 4), "Y": (2, 4, 3),
     "Z": (), "E": (0, 3), "L": (5, 6), "N": (4, 5),
 }  # fmt: skip
 FIXED = {
-    "I": np.array([[0, 3, 1], [4, 4, 2], [1, 0, 0], [2, 2, 3]]), "J": np.array([3, 0, 3]), "G": np.array([[0, 3], [1, 4], [2, 0], [4, 3]]), "M": np.random.default_rng(8).integers(0, 2, (4, 5)).astype(bool),
+    "I": np.array([[0, 3, 1], [4, 4, 2], [1, 0, 0], [2, 2, 3]]), "J": np.array([3, 0, 3]),
+    "G": np.array([[0, 3], [1, 4], [2, 0], [4, 3]]), "M": np.random.default_rng(8).integers(0, 2, (4, 5)).astype(bool),
     "K": np.random.default_rng(9).integers(0, 2, (4, 5)).astype(bool), "D": np.array([[0, 1, 2, 0, 1]] * 2),
 }  # fmt: skip
 
 
 def make(name, kind):
-    """One operand as a NumPy array: P and Q are positive, U lies in (-1, 1), N holds NaN and infinities, upper-case fixed ones are indices."""
+    """One operand as a NumPy array: P and Q are positive, U lies in (-1, 1), N holds NaN and infinities, upper-case
+    fixed ones are indices."""
     if name in FIXED:
         return FIXED[name]
     rng = np.random.default_rng(ord(name))
@@ -75,7 +79,8 @@ CASES = {
     "any all": lambda f, A: (f(A), f(A, 0), f(A, dim=1, keepdim=True)),
     "logsumexp": lambda f, A: (f(A, 0), f(A, 1, keepdim=True)),
     "cumsum": lambda f, A: (f(A, 0), f(A, dim=-1)),
-    "norm": lambda f, A: (f(A), f(A, 1), f(A, 3, 0), f(A, dim=1, keepdim=True), f(A, float("inf"), 1), f(A, float("-inf")), f(A, 0)),
+    "norm": lambda f, A: (f(A), f(A, 1), f(A, 3, 0), f(A, dim=1, keepdim=True), f(A, float("inf"), 1),
+    f(A, float("-inf")), f(A, 0)),
     "sort": lambda f, A: (*f(A), *f(A, 0, descending=True), *f(A, dim=1, stable=True)),
     "argsort": lambda f, A: (f(A), f(A, 0, descending=True)),
     "topk": lambda f, A: (*f(A, 2), *f(A, 3, 0, largest=False)),
@@ -176,9 +181,12 @@ IN_PLACE = {
 }
 # Covered elsewhere: creation, random numbers, conversions, modes and tools.
 ELSEWHERE = set(
-    "arange as_tensor asarray empty empty_like eye from_dlpack from_numpy full linspace ones tensor zeros manual_seed seed initial_seed rand randn randint randperm "
-    "rand_like randn_like normal bernoulli multinomial get_rng_state set_rng_state set_printoptions is_grad_enabled is_inference_mode_enabled get_default_dtype "
-    "set_default_dtype promote_types get_default_device set_default_device plugins register_backend custom_vjp grad value_and_grad vjp explain get_num_threads "
+    "arange as_tensor asarray empty empty_like eye from_dlpack from_numpy full linspace ones tensor zeros "
+    "manual_seed seed initial_seed rand randn randint randperm "
+    "rand_like randn_like normal bernoulli multinomial get_rng_state set_rng_state set_printoptions "
+    "is_grad_enabled is_inference_mode_enabled get_default_dtype "
+    "set_default_dtype promote_types get_default_device set_default_device plugins register_backend "
+    "custom_vjp grad value_and_grad vjp explain get_num_threads "
     "set_num_threads load save dtype".split()
 )
 
@@ -223,7 +231,9 @@ def compare(name, ours, theirs, tol):
     for k, (a, b) in enumerate(zip(ours, theirs, strict=True)):
         assert same_dtype(a, b), f"{name} result {k}: {a.dtype} for {b.dtype}"
         assert array(a).shape == array(b).shape, f"{name} result {k}: {array(a).shape} for {array(b).shape}"
-        np.testing.assert_allclose(array(a).astype(np.float64), array(b).astype(np.float64), rtol=tol, atol=tol, err_msg=f"{name} result {k}")
+        np.testing.assert_allclose(
+            array(a).astype(np.float64), array(b).astype(np.float64), rtol=tol, atol=tol, err_msg=f"{name} result {k}"
+        )
 
 
 def all_cases():
@@ -278,7 +288,9 @@ def test_values_and_gradients(name, kind, f):
         totals[1].backward()
     for a, b in zip(ours_in, theirs_in, strict=True):
         if b.grad is not None and not (a.grad is None and not b.grad.any()):
-            np.testing.assert_allclose(array(a.grad), array(b.grad), rtol=1e-8, atol=1e-8, err_msg=f"gradient of {name}")
+            np.testing.assert_allclose(
+                array(a.grad), array(b.grad), rtol=1e-8, atol=1e-8, err_msg=f"gradient of {name}"
+            )
 
 
 def second_order(lib, name, kind, f):
@@ -309,7 +321,14 @@ def test_second_order(name, kind, f):
 
 
 LEGACY = {"any", "all", "square", "sign", "sign_"}  # uint8 as a kind of bool; bool as a number
-ORDERED = {"sort", "argsort", "topk", "median", "max", "min"}  # which of equal values comes first is PyTorch's to choose
+ORDERED = {
+    "sort",
+    "argsort",
+    "topk",
+    "median",
+    "max",
+    "min",
+}  # which of equal values comes first is PyTorch's to choose
 
 
 @pytest.mark.parametrize("name, kind, f", ALL)
@@ -340,7 +359,9 @@ def as_view(a, layout):
     return td.tensor(wide)[tuple(slice(1, None, 2) for _ in a.shape)] if a.ndim else td.tensor(a)
 
 
-@pytest.mark.parametrize("name, kind, f", [p for p in ALL if p.values[0] not in ("view", "view_as", "is_contiguous", "stride")])
+@pytest.mark.parametrize(
+    "name, kind, f", [p for p in ALL if p.values[0] not in ("view", "view_as", "is_contiguous", "stride")]
+)
 def test_layouts(name, kind, f):
     """Operands that are views of every kind give what contiguous ones give, in floats and in integers."""
     for kind_of, layout in itertools.product(("float64", "int64"), ("flipped", "transposed", "stepped")):
@@ -362,5 +383,11 @@ def test_every_public_function_has_a_case():
 
 
 def test_every_in_place_method_has_a_case():
-    covered = {n for names in IN_PLACE for n in names.split()} | {"requires_grad_", "detach_", "uniform_", "normal_", "bernoulli_"}
+    covered = {n for names in IN_PLACE for n in names.split()} | {
+        "requires_grad_",
+        "detach_",
+        "uniform_",
+        "normal_",
+        "bernoulli_",
+    }
     assert not {n for n in dir(td.Tensor) if n.endswith("_") and not n.startswith("_")} - covered

@@ -71,7 +71,15 @@ def updates_of_data(m):
 @idiom
 def lists_of_tensors(m):
     parts = [m.ones(2) * k for k in range(3)]
-    return sum(parts), m.stack(parts), m.cat(parts), m.stack(parts, dim=1), m.cat([p[None] for p in parts], dim=0), m.stack(parts).mean(0), sum([m.tensor(1.0), m.tensor(2.0)])
+    return (
+        sum(parts),
+        m.stack(parts),
+        m.cat(parts),
+        m.stack(parts, dim=1),
+        m.cat([p[None] for p in parts], dim=0),
+        m.stack(parts).mean(0),
+        sum([m.tensor(1.0), m.tensor(2.0)]),
+    )
 
 
 @idiom
@@ -79,8 +87,10 @@ def shapes(m):
     x = m.zeros(2, 3, 4)
     b, t, c = x.shape
     n, *rest = x.size()
-    return (b, t, c, n, rest, x.size(0), x.size(-1), len(x), x.dim(), x.ndim, x.numel(), x.nelement(), max(x.shape), x.shape[-1], x.shape == (2, 3, 4), x.shape == m.Size([2, 3, 4]), x.size() == m.Size((2, 3, 4)),
-            x.shape[1:] == (3, 4), x.shape.numel(), list(x.shape), x.view(-1).shape[0], x.view(2, -1).shape[1], x.flatten(1).shape[1], x.reshape(b * t, c).shape[0], tuple(x.stride()), x.is_contiguous())  # fmt: skip
+    return (b, t, c, n, rest, x.size(0), x.size(-1), len(x), x.dim(), x.ndim, x.numel(), x.nelement(), max(x.shape),
+        x.shape[-1], x.shape == (2, 3, 4), x.shape == m.Size([2, 3, 4]), x.size() == m.Size((2, 3, 4)),
+            x.shape[1:] == (3, 4), x.shape.numel(), list(x.shape), x.view(-1).shape[0], x.view(2, -1).shape[1],
+            x.flatten(1).shape[1], x.reshape(b * t, c).shape[0], tuple(x.stride()), x.is_contiguous())  # fmt: skip
 
 
 @idiom
@@ -102,13 +112,48 @@ def numbers(m):
     total = 0.0
     for v in x:
         total += v.item()
-    return total, float(x[0]), int(x[1]), x.sum().item(), x.tolist(), [t.item() for t in x], f"{x.mean().item():.2f}", f"loss {x.sum():.3f}", round(x[0].item()), bool(x[0] > 1), len(x), 3 * x, x / 2, 2 - x, 1 / x, x**2, 2**x, -x, abs(-x), x // 1, x % 1, x @ x
+    return (
+        total,
+        float(x[0]),
+        int(x[1]),
+        x.sum().item(),
+        x.tolist(),
+        [t.item() for t in x],
+        f"{x.mean().item():.2f}",
+        f"loss {x.sum():.3f}",
+        round(x[0].item()),
+        bool(x[0] > 1),
+        len(x),
+        3 * x,
+        x / 2,
+        2 - x,
+        1 / x,
+        x**2,
+        2**x,
+        -x,
+        abs(-x),
+        x // 1,
+        x % 1,
+        x @ x,
+    )
 
 
 @idiom
 def numpy_scalars(m):
     x = m.tensor([1.0, 2.0])
-    return x * np.float32(2), np.float32(2) * x, x + np.float64(1), np.float64(1) - x, x / np.int64(2), np.int64(4) / x, x > np.float32(1), np.float64(2) ** x, np.asarray(x).sum(), np.array([1, 2]) + x.numpy(), x.numpy().dtype == np.float32
+    return (
+        x * np.float32(2),
+        np.float32(2) * x,
+        x + np.float64(1),
+        np.float64(1) - x,
+        x / np.int64(2),
+        np.int64(4) / x,
+        x > np.float32(1),
+        np.float64(2) ** x,
+        np.asarray(x).sum(),
+        np.array([1, 2]) + x.numpy(),
+        x.numpy().dtype == np.float32,
+    )
 
 
 @idiom
@@ -125,13 +170,33 @@ def truth(m):
         out.append("one")
     while m.tensor(len(out)) < 5:
         out.append("more")
-    return out, 1 in x, 5 in x, m.equal(x, x), m.allclose(x.float(), x.float() + 1e-9), (x == 1).nonzero().tolist(), m.where(x > 0)[0], x.eq(0).any().item()
+    return (
+        out,
+        1 in x,
+        5 in x,
+        m.equal(x, x),
+        m.allclose(x.float(), x.float() + 1e-9),
+        (x == 1).nonzero().tolist(),
+        m.where(x > 0)[0],
+        x.eq(0).any().item(),
+    )
 
 
 @idiom
 def new_ones(m):
     x = m.zeros(2, 3, dtype=m.float64)
-    return x.new_zeros(4), x.new_ones(2, 2), x.new_full((2,), 3.0), x.new_tensor([1, 2]), x.new_empty(0), m.zeros_like(x), m.ones_like(x, dtype=m.int32), m.full_like(x, 2), x.clone().fill_(1), x.type_as(m.zeros(1))
+    return (
+        x.new_zeros(4),
+        x.new_ones(2, 2),
+        x.new_full((2,), 3.0),
+        x.new_tensor([1, 2]),
+        x.new_empty(0),
+        m.zeros_like(x),
+        m.ones_like(x, dtype=m.int32),
+        m.full_like(x, 2),
+        x.clone().fill_(1),
+        x.type_as(m.zeros(1)),
+    )
 
 
 @idiom
@@ -179,15 +244,25 @@ def modules_and_optimizers(m):
         opt.step()
     other = copy.deepcopy(lin)
     other.load_state_dict(lin.state_dict())
-    return loss.detach(), lin.weight.detach(), lin.bias.detach(), sorted(lin.state_dict()), other.weight.detach(), sum(p.numel() for p in lin.parameters())
+    return (
+        loss.detach(),
+        lin.weight.detach(),
+        lin.bias.detach(),
+        sorted(lin.state_dict()),
+        other.weight.detach(),
+        sum(p.numel() for p in lin.parameters()),
+    )
 
 
 @idiom
 def keyword_spellings(m):
     x = matrix(m)
-    return (x.sum(dim=1), x.sum(1, keepdim=True), x.mean(dim=(0, 1)), x.sum(axis=0), m.sum(x, dim=0), m.cat((x, x), dim=1), m.softmax(x, dim=1), x.norm(dim=1), x.std(dim=0, unbiased=False), x.var(0, correction=0),
-            x.squeeze(dim=0), x.unsqueeze(dim=1), x.transpose(dim0=0, dim1=1), x.flatten(start_dim=0), x.clamp(min=2, max=4), m.clamp(x, min=2), x.gather(dim=1, index=m.tensor([[0], [1]])),
-            m.arange(start=1, end=7, step=2), m.linspace(start=0, end=1, steps=3), m.full(size=(2,), fill_value=1.5), x.repeat(1, 2), x.expand(2, 2, 3), x.sort(dim=1, descending=True)[0])  # fmt: skip
+    return (x.sum(dim=1), x.sum(1, keepdim=True), x.mean(dim=(0, 1)), x.sum(axis=0), m.sum(x, dim=0),
+        m.cat((x, x), dim=1), m.softmax(x, dim=1), x.norm(dim=1), x.std(dim=0, unbiased=False), x.var(0, correction=0),
+            x.squeeze(dim=0), x.unsqueeze(dim=1), x.transpose(dim0=0, dim1=1), x.flatten(start_dim=0),
+            x.clamp(min=2, max=4), m.clamp(x, min=2), x.gather(dim=1, index=m.tensor([[0], [1]])),
+            m.arange(start=1, end=7, step=2), m.linspace(start=0, end=1, steps=3), m.full(size=(2,), fill_value=1.5),
+            x.repeat(1, 2), x.expand(2, 2, 3), x.sort(dim=1, descending=True)[0])  # fmt: skip
 
 
 @idiom
@@ -205,7 +280,18 @@ def old_and_new_loops(m):
     rows = [row.sum().item() for row in x]
     pairs = [(i, v.item()) for i, v in enumerate(x[0])]
     zipped = [(a.item(), b.item()) for a, b in zip(x[0], x[1])]
-    return rows, pairs, zipped, sorted(x[0].tolist()), max(x[0]).item(), min(x.view(-1)).item(), list(range(m.tensor(3))), [10, 20, 30][m.tensor(1)], {k: v for k, v in zip("ab", x.tolist())}, list(reversed(x[0].tolist()))
+    return (
+        rows,
+        pairs,
+        zipped,
+        sorted(x[0].tolist()),
+        max(x[0]).item(),
+        min(x.view(-1)).item(),
+        list(range(m.tensor(3))),
+        [10, 20, 30][m.tensor(1)],
+        {k: v for k, v in zip("ab", x.tolist())},
+        list(reversed(x[0].tolist())),
+    )
 
 
 @idiom
@@ -213,7 +299,14 @@ def one_hot_and_gather_losses(m):
     logits, target = matrix(m), m.tensor([2, 0])
     logp = m.log_softmax(logits, dim=-1)
     picked = logp[m.arange(2), target]
-    return -picked.mean(), -logp.gather(1, target.unsqueeze(1)).squeeze(1), m.nn.functional.cross_entropy(logits, target), m.nn.functional.nll_loss(logp, target), m.nn.functional.one_hot(target, 3), m.eye(3)[target]
+    return (
+        -picked.mean(),
+        -logp.gather(1, target.unsqueeze(1)).squeeze(1),
+        m.nn.functional.cross_entropy(logits, target),
+        m.nn.functional.nll_loss(logp, target),
+        m.nn.functional.one_hot(target, 3),
+        m.eye(3)[target],
+    )
 
 
 @idiom
@@ -233,7 +326,16 @@ def statistics(m):
     running = m.zeros(3)
     running.mul_(0.9).add_(0.1 * x.mean(0))
     running.lerp_(x[0], 0.5)
-    return z, running, (x.t() @ x).diagonal().sum(), m.outer(x[0], x[1]), x.cumsum(1), x.prod(), m.logsumexp(x, 1), m.triu(m.ones(3, 3), 1).bool()
+    return (
+        z,
+        running,
+        (x.t() @ x).diagonal().sum(),
+        m.outer(x[0], x[1]),
+        x.cumsum(1),
+        x.prod(),
+        m.logsumexp(x, 1),
+        m.triu(m.ones(3, 3), 1).bool(),
+    )
 
 
 def flat(value):

@@ -1,4 +1,5 @@
-"""Views, writes through them, and the tape: the same programs in PyTorch and here must agree in values, gradients and raising."""
+"""Views, writes through them, and the tape: the same programs in PyTorch and here must agree in values, gradients and
+raising."""
 
 import gc
 import weakref
@@ -43,7 +44,7 @@ def outcome(lib, f):
     return lab.seen, None
 
 
-# ---- writes through views ----------------------------------------------------------------------------------------------
+# ---- writes through views ------------------------------------------------------------------------------------------
 @program
 def view_of_a_leaf_written(l):
     x = l.leaf(1, 2, 3, 4)
@@ -140,7 +141,7 @@ def write_into_disjoint_windows(l):
     l.report(w, x)
 
 
-# ---- without gradients ---------------------------------------------------------------------------------------------------
+# ---- without gradients ---------------------------------------------------------------------------------------------
 @program
 def leaf_updated_without_grad(l):
     w = l.leaf(1, 2, 3)
@@ -217,7 +218,7 @@ def grad_mode_nesting(l):
     l.report(a, b, c, w * 5)
 
 
-# ---- detach ------------------------------------------------------------------------------------------------------------
+# ---- detach --------------------------------------------------------------------------------------------------------
 @program
 def detached_alias_counts_writes(l):
     x = l.leaf(1, 2, 3) * 1
@@ -287,7 +288,7 @@ def detach_a_view_in_place(l):
     x[0:1].detach_()
 
 
-# ---- what rules save ----------------------------------------------------------------------------------------------------
+# ---- what rules save -----------------------------------------------------------------------------------------------
 @program
 def saved_result_written(l):
     y = l.leaf(1, 2, 3).exp()
@@ -412,7 +413,7 @@ def written_after_reshape(l):
     l.report(w, x)
 
 
-# ---- copy_ and assignment ------------------------------------------------------------------------------------------------
+# ---- copy_ and assignment ------------------------------------------------------------------------------------------
 @program
 def copied_into_zeros_through_a_view(l):
     b, w = l.const(0, 0, 0, 0), l.leaf(1, 2)
@@ -564,7 +565,7 @@ def gradient_zeroed_in_place(l):
     l.report(w)
 
 
-# ---- shapes and dtypes that do not fit ------------------------------------------------------------------------------------
+# ---- shapes and dtypes that do not fit -----------------------------------------------------------------------------
 @program
 def result_wider_than_the_target(l):
     l.const(1, 2).add_(l.const([1, 2], [3, 4]))

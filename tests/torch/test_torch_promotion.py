@@ -15,8 +15,10 @@ import treadle as td  # noqa: E402
 NAMES = "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 bfloat16 float32 float64".split()
 WIDE = {"uint16", "uint32", "uint64"}
 OPERATORS = {
-    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv, "%": operator.mod, "**": operator.pow,
-    "==": operator.eq, "<": operator.lt, "&": operator.and_, "<<": operator.lshift, "maximum": None, "atan2": None, "where": None,
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv, "//": operator.floordiv,
+    "%": operator.mod, "**": operator.pow,
+    "==": operator.eq, "<": operator.lt, "&": operator.and_, "<<": operator.lshift, "maximum": None, "atan2": None,
+    "where": None,
 }  # fmt: skip
 
 
@@ -36,7 +38,12 @@ def kind_of(lib, name, a, b):
 
 @pytest.fixture(scope="module")
 def operands():
-    return {(lib, n, shape): lib.ones(shape, dtype=getattr(lib, n)) for lib in (torch, td) for n in NAMES for shape in ((2,), ())}
+    return {
+        (lib, n, shape): lib.ones(shape, dtype=getattr(lib, n))
+        for lib in (torch, td)
+        for n in NAMES
+        for shape in ((2,), ())
+    }
 
 
 def may_differ(op, a, b):
@@ -62,7 +69,12 @@ def test_two_tensors(op, operands):
 def test_tensor_and_python_number(op, operands):
     for name, shape, number in itertools.product(NAMES, ((2,), ()), (True, 2, 1.5)):
         for swap in (False, True):
-            theirs, ours = (kind_of(lib, op, *((number, operands[lib, name, shape]) if swap else (operands[lib, name, shape], number))) for lib in (torch, td))
+            theirs, ours = (
+                kind_of(
+                    lib, op, *((number, operands[lib, name, shape]) if swap else (operands[lib, name, shape], number))
+                )
+                for lib in (torch, td)
+            )
             if not may_differ(op, name, type(number).__name__):
                 assert ours == theirs or theirs is None, (name, shape, number, swap)
 
@@ -95,7 +107,10 @@ def test_wide_unsigned_types_follow_the_array_api():
 def test_promote_types():
     for a, b in itertools.product(NAMES, NAMES):
         if not {a, b} & WIDE:
-            assert td.promote_types(getattr(td, a), getattr(td, b)).name == str(torch.promote_types(getattr(torch, a), getattr(torch, b))).split(".")[-1]
+            assert (
+                td.promote_types(getattr(td, a), getattr(td, b)).name
+                == str(torch.promote_types(getattr(torch, a), getattr(torch, b))).split(".")[-1]
+            )
 
 
 @pytest.mark.parametrize("default", ["float32", "float64"])
@@ -103,8 +118,10 @@ def test_default_dtype(default):
     torch.set_default_dtype(getattr(torch, default))
     td.set_default_dtype(default)
     try:
-        for f in (lambda m: m.tensor(1.5), lambda m: m.tensor([1]) * 1.5, lambda m: m.ones(2), lambda m: m.tensor([1, 2]) / 2, lambda m: m.arange(0, 1, 0.5), lambda m: m.sqrt(m.tensor(4)),
-                  lambda m: m.full((2,), 1.0), lambda m: m.linspace(0, 1, 3), lambda m: m.rand(2), lambda m: m.eye(2), lambda m: m.tensor([]), lambda m: m.tensor(np.float32(1))):  # fmt: skip
+        for f in (lambda m: m.tensor(1.5), lambda m: m.tensor([1]) * 1.5, lambda m: m.ones(2),
+                lambda m: m.tensor([1, 2]) / 2, lambda m: m.arange(0, 1, 0.5), lambda m: m.sqrt(m.tensor(4)),
+                  lambda m: m.full((2,), 1.0), lambda m: m.linspace(0, 1, 3), lambda m: m.rand(2), lambda m: m.eye(2),
+                  lambda m: m.tensor([]), lambda m: m.tensor(np.float32(1))):  # fmt: skip
             assert f(td).dtype.name == str(f(torch).dtype).split(".")[-1]
     finally:
         torch.set_default_dtype(torch.float32)
@@ -112,19 +129,34 @@ def test_default_dtype(default):
 
 
 VALUES = [
-    lambda m: m.tensor([1, 255], dtype=m.uint8) + 300, lambda m: m.tensor([1, 255], dtype=m.uint8) + (-1), lambda m: m.tensor([1, 255], dtype=m.uint8) < -1,
-    lambda m: m.tensor([1, 255], dtype=m.uint8) - 2, lambda m: -m.tensor([1, 255], dtype=m.uint8), lambda m: 2 - m.tensor([1, 255], dtype=m.uint8),
-    lambda m: m.tensor([1, -7]) + 2**62, lambda m: m.tensor([1, -7]) < 0.5, lambda m: m.tensor([1, -7]) / 0, lambda m: m.tensor([1, -7]) // 2, lambda m: m.tensor([1, -7]) % 3,
-    lambda m: -7 // m.tensor([1, -7]), lambda m: 7 % m.tensor([2, -3]), lambda m: m.tensor([5.5, -5.5]) // 2, lambda m: m.tensor([5.5, -5.5]) % -2, lambda m: m.tensor([1.0, -1.0, 0.0]) // 0,
-    lambda m: m.tensor([1.0, -1.0, 0.0]) % 0, lambda m: m.tensor([float("inf"), -3.0]) // 2, lambda m: m.tensor([-3.0, 3.0]) % float("inf"), lambda m: m.tensor([-3.0, 3.0]) // float("inf"),
-    lambda m: m.tensor([0.3]) // 0.1, lambda m: m.tensor([-0.0, 1e30]) // 3, lambda m: m.tensor([3e38]) // 1e-5, lambda m: 7.5 // m.tensor([2.0, -2.0, 0.0]), lambda m: m.tensor([7.5, -7.5]) // m.tensor([2.0, 0.0]),
-    lambda m: m.tensor([1, -7]) ** 2, lambda m: 2.0 ** m.tensor([1, -7]), lambda m: m.tensor([1, 7]) ** 0.5, lambda m: (-1) ** m.tensor([3, 4]), lambda m: m.tensor([0.0, 2.0]) ** 0,
-    lambda m: m.tensor([0.0, 2.0]) ** -1, lambda m: m.tensor([-8.0]) ** (1 / 3), lambda m: m.tensor([2, 3]) ** m.tensor([3, -1]), lambda m: m.tensor([1, -7]) << 2, lambda m: m.tensor([1, -7]) >> 1,
-    lambda m: 1 << m.tensor([3, 70]), lambda m: 6 | m.tensor([1, -7]), lambda m: m.tensor([1, -7]) ^ True, lambda m: m.tensor([-128], dtype=m.int8) // -1, lambda m: abs(m.tensor([-128], dtype=m.int8)),
-    lambda m: m.tensor([1.5]) + np.float32(2), lambda m: np.float64(2) + m.tensor([1.5]), lambda m: np.float32(2) * m.tensor([1.5]), lambda m: m.tensor([1], dtype=m.int8) + np.int64(2),
-    lambda m: np.int64(3) - m.tensor([1]), lambda m: np.float32(3) / m.tensor([2.0]), lambda m: np.float64(3) ** m.tensor([2.0]), lambda m: np.int64(3) < m.tensor([2.0, 4.0]), lambda m: np.float32(3) == m.tensor([3.0]),
-    lambda m: m.tensor([3.9, -3.9, 300.0]).to(m.int16), lambda m: m.tensor([3.9, 200.0]).to(m.uint8), lambda m: m.tensor([0.0, -0.0, 1e-30, float("nan")]).to(m.bool), lambda m: m.tensor([300, -1]).to(m.uint8),
-    lambda m: m.tensor([1.0, 65504.0, 1e-8, 70000.0]).to(m.float16).to(m.float32), lambda m: m.tensor([1.00390625, 3e38, 1e-40]).to(m.bfloat16).to(m.float32), lambda m: m.tensor([2**53 + 1]).to(m.float64),
+    lambda m: m.tensor([1, 255], dtype=m.uint8) + 300, lambda m: m.tensor([1, 255], dtype=m.uint8) + (-1),
+    lambda m: m.tensor([1, 255], dtype=m.uint8) < -1,
+    lambda m: m.tensor([1, 255], dtype=m.uint8) - 2, lambda m: -m.tensor([1, 255], dtype=m.uint8),
+    lambda m: 2 - m.tensor([1, 255], dtype=m.uint8),
+    lambda m: m.tensor([1, -7]) + 2**62, lambda m: m.tensor([1, -7]) < 0.5, lambda m: m.tensor([1, -7]) / 0,
+    lambda m: m.tensor([1, -7]) // 2, lambda m: m.tensor([1, -7]) % 3,
+    lambda m: -7 // m.tensor([1, -7]), lambda m: 7 % m.tensor([2, -3]), lambda m: m.tensor([5.5, -5.5]) // 2,
+    lambda m: m.tensor([5.5, -5.5]) % -2, lambda m: m.tensor([1.0, -1.0, 0.0]) // 0,
+    lambda m: m.tensor([1.0, -1.0, 0.0]) % 0, lambda m: m.tensor([float("inf"), -3.0]) // 2,
+    lambda m: m.tensor([-3.0, 3.0]) % float("inf"), lambda m: m.tensor([-3.0, 3.0]) // float("inf"),
+    lambda m: m.tensor([0.3]) // 0.1, lambda m: m.tensor([-0.0, 1e30]) // 3, lambda m: m.tensor([3e38]) // 1e-5,
+    lambda m: 7.5 // m.tensor([2.0, -2.0, 0.0]), lambda m: m.tensor([7.5, -7.5]) // m.tensor([2.0, 0.0]),
+    lambda m: m.tensor([1, -7]) ** 2, lambda m: 2.0 ** m.tensor([1, -7]), lambda m: m.tensor([1, 7]) ** 0.5,
+    lambda m: (-1) ** m.tensor([3, 4]), lambda m: m.tensor([0.0, 2.0]) ** 0,
+    lambda m: m.tensor([0.0, 2.0]) ** -1, lambda m: m.tensor([-8.0]) ** (1 / 3),
+    lambda m: m.tensor([2, 3]) ** m.tensor([3, -1]), lambda m: m.tensor([1, -7]) << 2, lambda m: m.tensor([1, -7]) >> 1,
+    lambda m: 1 << m.tensor([3, 70]), lambda m: 6 | m.tensor([1, -7]), lambda m: m.tensor([1, -7]) ^ True,
+    lambda m: m.tensor([-128], dtype=m.int8) // -1, lambda m: abs(m.tensor([-128], dtype=m.int8)),
+    lambda m: m.tensor([1.5]) + np.float32(2), lambda m: np.float64(2) + m.tensor([1.5]),
+    lambda m: np.float32(2) * m.tensor([1.5]), lambda m: m.tensor([1], dtype=m.int8) + np.int64(2),
+    lambda m: np.int64(3) - m.tensor([1]), lambda m: np.float32(3) / m.tensor([2.0]),
+    lambda m: np.float64(3) ** m.tensor([2.0]), lambda m: np.int64(3) < m.tensor([2.0, 4.0]),
+    lambda m: np.float32(3) == m.tensor([3.0]),
+    lambda m: m.tensor([3.9, -3.9, 300.0]).to(m.int16), lambda m: m.tensor([3.9, 200.0]).to(m.uint8),
+    lambda m: m.tensor([0.0, -0.0, 1e-30, float("nan")]).to(m.bool), lambda m: m.tensor([300, -1]).to(m.uint8),
+    lambda m: m.tensor([1.0, 65504.0, 1e-8, 70000.0]).to(m.float16).to(m.float32),
+    lambda m: m.tensor([1.00390625, 3e38, 1e-40]).to(m.bfloat16).to(m.float32),
+    lambda m: m.tensor([2**53 + 1]).to(m.float64),
     lambda m: m.tensor([True, False]).to(m.float32), lambda m: m.tensor([1e-45]).to(m.float64),
 ]  # fmt: skip
 
@@ -136,8 +168,11 @@ def test_values_at_the_edges(number):
     np.testing.assert_array_equal(ours.numpy(), theirs.numpy())
 
 
-@pytest.mark.parametrize("f", [lambda m: m.tensor([1, 2]) // 0, lambda m: m.tensor([1, 2]) % m.tensor([1, 0]), lambda m: m.tensor([1]) ** -1, lambda m: m.tensor([1]) + "a", lambda m: m.tensor([1.0]) + None,
-                               lambda m: m.tensor([1.0]) + [1], lambda m: m.tensor([1.0]) @ 2, lambda m: m.tensor([1.5]) & 1, lambda m: m.tensor([1]) << 1.0, lambda m: ~m.tensor([1.5]), lambda m: m.tensor([1]) + 2**64])  # fmt: skip
+@pytest.mark.parametrize("f", [lambda m: m.tensor([1, 2]) // 0, lambda m: m.tensor([1, 2]) % m.tensor([1, 0]),
+    lambda m: m.tensor([1]) ** -1, lambda m: m.tensor([1]) + "a", lambda m: m.tensor([1.0]) + None,
+                               lambda m: m.tensor([1.0]) + [1], lambda m: m.tensor([1.0]) @ 2,
+                               lambda m: m.tensor([1.5]) & 1, lambda m: m.tensor([1]) << 1.0,
+                               lambda m: ~m.tensor([1.5]), lambda m: m.tensor([1]) + 2**64])  # fmt: skip
 def test_what_raises_there_raises_here(f):
     for lib in (torch, td):
         with pytest.raises((RuntimeError, TypeError, ZeroDivisionError, OverflowError, ValueError)) as caught:

@@ -9,11 +9,30 @@ torch = pytest.importorskip("torch")
 import treadle as td  # noqa: E402
 
 LITERALS = [
-    1, 1.5, True, [1, 2], [1.5, 2], [[1, 2], [3, 4]], [[1.5, -2], [3, 4e5]], [], [[]], [[], []], [float("nan"), 1.0], [float("inf"), -1.5], [float("inf"), float("nan")], [1e-5, 1.0], [1e5, 1.0],
-    [1e9, 1], [1e8], [123456789.0], [0.1, 1000.0], [0.001, 100.1], [1e-4], [1e-3, 1.5], [12345.678], [1.0, 2.0, 3.0], [-0.0, 0.0], [True, False], [-1, 20, 300], [[[1.5]]], [0.0], [99999999.0],
+    1, 1.5, True, [1, 2], [1.5, 2], [[1, 2], [3, 4]], [[1.5, -2], [3, 4e5]], [], [[]], [[], []], [float("nan"), 1.0],
+    [float("inf"), -1.5], [float("inf"), float("nan")], [1e-5, 1.0], [1e5, 1.0],
+    [1e9, 1], [1e8], [123456789.0], [0.1, 1000.0], [0.001, 100.1], [1e-4], [1e-3, 1.5], [12345.678], [1.0, 2.0, 3.0],
+    [-0.0, 0.0], [True, False], [-1, 20, 300], [[[1.5]]], [0.0], [99999999.0],
     [1e10], [1e-10], [1.5e10, 2], [1e38], [1000.0, 0.5], [1001.0, 1.0], [0.00011, 0.5],
 ]  # fmt: skip
-SHAPES = [(3, 4), (2, 3, 4), (1, 1, 5), (20,), (30,), (5, 20), (2, 0, 3), (1001,), (2000, 2), (40, 40), (12, 100), (3, 3, 3, 3), (1000,), (11, 11, 11), (7, 300), (1, 7, 1)]
+SHAPES = [
+    (3, 4),
+    (2, 3, 4),
+    (1, 1, 5),
+    (20,),
+    (30,),
+    (5, 20),
+    (2, 0, 3),
+    (1001,),
+    (2000, 2),
+    (40, 40),
+    (12, 100),
+    (3, 3, 3, 3),
+    (1000,),
+    (11, 11, 11),
+    (7, 300),
+    (1, 7, 1),
+]
 
 
 def text(x):
@@ -25,7 +44,15 @@ def arrays():
     rng = np.random.default_rng(0)
     for shape in SHAPES:
         x = rng.standard_normal(shape)
-        yield from (x, x.astype(np.float32), np.round(x * 10).astype(np.float32), (x * 1e6).astype(np.float32), (x * 100).astype(np.int64), x > 0, (x * 50).astype(np.int8))
+        yield from (
+            x,
+            x.astype(np.float32),
+            np.round(x * 10).astype(np.float32),
+            (x * 1e6).astype(np.float32),
+            (x * 100).astype(np.int64),
+            x > 0,
+            (x * 50).astype(np.int8),
+        )
 
 
 @pytest.mark.parametrize("data", LITERALS, ids=str)
@@ -56,7 +83,13 @@ def test_requires_grad_and_views():
 def test_options():
     x = np.random.default_rng(1).standard_normal((3, 30))
     try:
-        for options in ({"precision": 2}, {"linewidth": 40}, {"threshold": 10, "edgeitems": 2}, {"sci_mode": True}, {"precision": 6, "linewidth": 120}):
+        for options in (
+            {"precision": 2},
+            {"linewidth": 40},
+            {"threshold": 10, "edgeitems": 2},
+            {"sci_mode": True},
+            {"precision": 6, "linewidth": 120},
+        ):
             torch.set_printoptions(profile="default")
             td.set_printoptions(4, 1000, 3, 80)
             torch.set_printoptions(**options)

@@ -11,7 +11,8 @@ from treadle._tensor import Tensor as Tensor
 from treadle import eager as _eager
 from treadle.creation import (
     arange as arange, as_tensor as as_tensor, asarray as asarray, empty as empty, empty_like as empty_like, eye as eye,
-    from_dlpack as from_dlpack, from_numpy as from_numpy, full as full, full_like as full_like, linspace as linspace, ones as ones,
+    from_dlpack as from_dlpack, from_numpy as from_numpy, full as full, full_like as full_like, linspace as linspace,
+    ones as ones,
     ones_like as ones_like, tensor as tensor, zeros as zeros, zeros_like as zeros_like,
 )  # fmt: skip
 from treadle.api import methods as _methods
@@ -27,15 +28,18 @@ from treadle.autograd.grad_mode import (
     is_inference_mode_enabled as is_inference_mode_enabled, no_grad as no_grad, set_grad_enabled as set_grad_enabled,
 )  # fmt: skip
 from treadle.dtypes import (
-    DType as DType, bfloat16 as bfloat16, bool_ as bool, dtype as dtype, finfo as finfo, float16 as float16, float32 as float32,
-    float64 as float64, get_default_dtype as get_default_dtype, iinfo as iinfo, int8 as int8, int16 as int16, int32 as int32,
+    DType as DType, bfloat16 as bfloat16, bool_ as bool, dtype as dtype, finfo as finfo, float16 as float16,
+    float32 as float32,
+    float64 as float64, get_default_dtype as get_default_dtype, iinfo as iinfo, int8 as int8, int16 as int16,
+    int32 as int32,
     int64 as int64, promote as promote_types, set_default_dtype as set_default_dtype, uint8 as uint8, uint16 as uint16,
     uint32 as uint32, uint64 as uint64,
 )  # fmt: skip
 from treadle.random import (
     Generator as Generator, bernoulli as bernoulli, get_rng_state as get_rng_state, initial_seed as initial_seed,
     manual_seed as manual_seed, multinomial as multinomial, normal as normal, rand as rand, rand_like as rand_like,
-    randint as randint, randn as randn, randn_like as randn_like, randperm as randperm, seed as seed, set_rng_state as set_rng_state,
+    randint as randint, randn as randn, randn_like as randn_like, randperm as randperm, seed as seed,
+    set_rng_state as set_rng_state,
 )  # fmt: skip
 from treadle.runtime.device import (
     device as device, get_default_device as get_default_device, set_default_device as set_default_device,

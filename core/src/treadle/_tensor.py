@@ -85,7 +85,7 @@ class Tensor:
         def __float__(self) -> float: ...
         def __int__(self) -> int: ...
 
-    # ---- metadata ---------------------------------------------------------------------------------------------------
+    # ---- metadata --------------------------------------------------------------------------------------------------
     @property
     def shape(self) -> Shape:
         return self.sig.shape
@@ -130,7 +130,9 @@ class Tensor:
         if value is not None and not isinstance(value, Tensor):
             raise DTypeError(f"grad: expected a tensor or None, not {type(value).__name__}")
         if value is not None and (value.shape != self.shape or value.device is not self.device):
-            raise AutogradError(f"grad: expected a tensor of shape {self.shape} on {self.device}: {value.shape} on {value.device}")
+            raise AutogradError(
+                f"grad: expected a tensor of shape {self.shape} on {self.device}: {value.shape} on {value.device}"
+            )
         n[2].grad = value
 
     @property
@@ -146,7 +148,8 @@ class Tensor:
 class View(Tensor):
     """A tensor that reads another one's storage. Its node is made anew when the base has been written to.
 
-    base: where gradients go (None for a detached view); owner: whose version counts; offset: elements from the base's first.
+    base: where gradients go (None for a detached view); owner: whose version counts; offset: elements from the base's
+    first.
     """
 
     __slots__ = ("_node", "_seen", "base", "no_grad", "offset", "owner")

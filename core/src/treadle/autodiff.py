@@ -15,10 +15,23 @@ from treadle.autograd.gradcheck import gradcheck as gradcheck
 from treadle.autograd.gradcheck import gradgradcheck as gradgradcheck
 from treadle.autograd.transforms import autograd_grad as grad
 
-__all__ = ["Function", "backward", "detect_anomaly", "enable_grad", "grad", "gradcheck", "gradgradcheck", "inference_mode", "no_grad", "set_grad_enabled"]
+__all__ = [
+    "Function",
+    "backward",
+    "detect_anomaly",
+    "enable_grad",
+    "grad",
+    "gradcheck",
+    "gradgradcheck",
+    "inference_mode",
+    "no_grad",
+    "set_grad_enabled",
+]
 
 
-def backward(tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+def backward(
+    tensors: Any, grad_tensors: Any = None, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
     """Compute gradients of several outputs at once and add them to the `.grad` of all leaves.
 
     >>> import treadle as td

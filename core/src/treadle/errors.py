@@ -13,8 +13,8 @@
     ├─ ContractError                    a plugin that breaks the backend contract
     └─ FormatError(ValueError)          a damaged or foreign file
 
-Each also derives from the built-in exception that PyTorch or Python would raise there, so existing ``except`` clauses keep
-working.
+Each also derives from the built-in exception that PyTorch or Python would raise there, so existing ``except`` clauses
+keep working.
 """
 
 

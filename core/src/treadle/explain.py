@@ -41,7 +41,10 @@ class Report:
 
 
 class _Explainer:
-    """An interpreter that runs calls as eager does and notes how each was resolved; decompositions are noted op by op."""
+    """An interpreter that runs calls as eager does and notes how each was resolved.
+
+    Decompositions are noted op by op.
+    """
 
     def __init__(self, report: Report) -> None:
         self.report = report

@@ -56,7 +56,8 @@ class Input(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """One call of an op for tests: operands are described (see ops.samples), so that any dtype and device can be made of them."""
+    """One call of an op for tests: operands are described (see ops.samples), so that any dtype and device can be made
+    of them."""
 
     args: tuple[Any, ...]
     attrs: dict[str, Any]
@@ -90,18 +91,23 @@ def ulp(limit: float) -> Num:
 
 CATALOGUE: dict[str, "Op"] = {}
 FN: dict[str, Callable[..., Any]] = {}  # the ops' functions themselves: one frame less than calling the op
-INSTALLERS: list[Callable[["Op"], None]] = []  # the eager engine adds itself here; ops declared later are installed at once
+INSTALLERS: list[
+    Callable[["Op"], None]
+] = []  # the eager engine adds itself here; ops declared later are installed at once
 
 
 class Op:
-    """One operation, declared once: everything else (function, method, checks, gradients, tests, docs) is made from this.
+    """One operation, declared once: everything else (function, method, checks, gradients, tests, docs) is made from
+    this.
 
     Calling an op runs it under the current interpreter: operands by position, attributes by position or keyword.
     """
 
     __slots__ = (
-        "attrs", "aux", "aux_names", "c_expr", "canon", "category", "check", "cost", "decompose", "differentiable", "doc",
-        "dtypes", "errors", "fn", "inplace", "inputs", "int_to_float", "kinks", "layout", "main", "name", "num", "promote",
+        "attrs", "aux", "aux_names", "c_expr", "canon", "category", "check", "cost", "decompose", "differentiable",
+        "doc",
+        "dtypes", "errors", "fn", "inplace", "inputs", "int_to_float", "kinks", "layout", "main", "name", "num",
+        "promote",
         "reference", "results", "samples", "since", "spec", "tier", "version", "vjp",
     )  # fmt: skip
 
@@ -172,7 +178,11 @@ class Op:
             return {}
         sources = (self.decompose, self.reference, self.layout, self.spec)
         source = next((f for f in sources if inspect.isfunction(f)), None)
-        known = {i.name for i in self.inputs} | set(self.aux_names) | ({"shape", "strides"} if self.tier == "view" else set())
+        known = (
+            {i.name for i in self.inputs}
+            | set(self.aux_names)
+            | ({"shape", "strides"} if self.tier == "view" else set())
+        )
         found = {} if source is None else dict(inspect.signature(source).parameters)
         return {n: p.default for n, p in found.items() if n not in known and p.kind is not p.VAR_POSITIONAL}
 
@@ -222,13 +232,16 @@ def boolean(x: Spec, *rest: Spec, **attrs: Any) -> Spec:
     return Spec(x.shape, ALL[0])
 
 
-def elementwise(name: str, operands: str, c_expr: Any, reference: Any, vjp: Any = None, tier: str = "kernel", **fields: Any) -> Op:
+def elementwise(
+    name: str, operands: str, c_expr: Any, reference: Any, vjp: Any = None, tier: str = "kernel", **fields: Any
+) -> Op:
     """Declare an op that works element by element on operands promoted to one dtype and broadcast to one shape."""
     fields = {"spec": same, "promote": True, "num": EXACT, **fields}
     category = {1: "unary", 2: "binary"}.get(len(operands.split()), "elementwise")
     result = "gx" if operands.startswith("g ") else "y"
     return Op(
-        name, f"{operands} -> {result}", tier=tier, category=category, c_expr=c_expr, reference=reference, vjp=vjp, **fields
+        name, f"{operands} -> {result}", tier=tier, category=category, c_expr=c_expr, reference=reference, vjp=vjp,
+        **fields
     )  # fmt: skip
 
 
@@ -256,7 +269,8 @@ def view(name: str, signature: str, layout: Any, **fields: Any) -> Op:
 
 
 def host(name: str, signature: str, reference: Any, **fields: Any) -> Op:
-    """Declare an op whose result shape depends on data: its NumPy reference runs on the host unless a backend claims it."""
+    """Declare an op whose result shape depends on data: its NumPy reference runs on the host unless a backend claims
+    it."""
     return Op(name, signature, tier="host", category="host", reference=reference, **{"vjp": {}, "num": EXACT} | fields)
 
 

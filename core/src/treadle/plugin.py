@@ -1,10 +1,10 @@
 """What a plugin's import-light module needs: the hook marker and the manifest. Standard library and pluggy only.
 
-    from treadle.plugin import BackendManifest, hookimpl
+from treadle.plugin import BackendManifest, hookimpl
 
-    @hookimpl
-    def treadle_backend():
-        return BackendManifest(devices=["mine"], load="treadle_backend_mine.backend:MineBackend")
+@hookimpl
+def treadle_backend():
+    return BackendManifest(devices=["mine"], load="treadle_backend_mine.backend:MineBackend")
 """
 
 from collections.abc import Sequence
@@ -29,11 +29,12 @@ class Availability:
 
 @dataclass(frozen=True)
 class BackendManifest:
-    """Identity of a backend: facts that need no hardware. What it can compute is read from its kernels, never listed here.
+    """Identity of a backend: facts that need no hardware. What it can compute is read from its kernels, never listed
+    here.
 
-    devices: device names it provides. load: "module:Class", imported at the first use of a device. probe: "module:function"
-    returning Availability without creating a context. default_rank: the highest available rank is the default device (0: never).
-    host: its memory is host memory (NumPy can view it).
+    devices: device names it provides. load: "module:Class", imported at the first use of a device. probe:
+    "module:function" returning Availability without creating a context. default_rank: the highest available rank is the
+    default device (0: never). host: its memory is host memory (NumPy can view it).
     """
 
     devices: Sequence[str]

@@ -1,4 +1,5 @@
-"""Random tensors: the same bits on every device, because every draw is a function of (seed, call number, element index)."""
+"""Random tensors: the same bits on every device, because every draw is a function of (seed, call number, element
+index)."""
 
 import threading
 from typing import Any
@@ -58,7 +59,9 @@ class Generator:
         return self
 
     def _words(self) -> Any:
-        return np.array([self._seed & 0xFFFFFFFF, self._seed >> 32, self._calls & 0xFFFFFFFF, self._calls >> 32], np.uint32)
+        return np.array(
+            [self._seed & 0xFFFFFFFF, self._seed >> 32, self._calls & 0xFFFFFFFF, self._calls >> 32], np.uint32
+        )
 
     def next_state(self, device: Device) -> Tensor:
         """Return the state of the next call on a device, and count the call."""
@@ -106,7 +109,9 @@ def next_state(device: Any = None, generator: Generator | None = None) -> Tensor
     return (generator or default_generator).next_state(place)
 
 
-def _draw(op: str, size: tuple[Any, ...], dtype: Any, device: Any, generator: Generator | None, requires_grad: bool) -> Tensor:
+def _draw(
+    op: str, size: tuple[Any, ...], dtype: Any, device: Any, generator: Generator | None, requires_grad: bool
+) -> Tensor:
     kind = dtypes.get_default_dtype() if dtype is None else dtypes.dtype(dtype)
     if kind.kind != "f":
         raise ArgumentError(f"{op}: a floating-point type is needed: {kind.name}")
@@ -116,7 +121,9 @@ def _draw(op: str, size: tuple[Any, ...], dtype: Any, device: Any, generator: Ge
     return x
 
 
-def rand(*size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False) -> Tensor:
+def rand(
+    *size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False
+) -> Tensor:
     """Return uniform numbers in [0, 1).
 
     >>> import treadle as td
@@ -126,7 +133,9 @@ def rand(*size: Any, dtype: Any = None, device: Any = None, generator: Generator
     return _draw("random_uniform", size, dtype, device, generator, requires_grad)
 
 
-def randn(*size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False) -> Tensor:
+def randn(
+    *size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False
+) -> Tensor:
     """Return standard normal numbers.
 
     >>> import treadle as td
@@ -146,14 +155,39 @@ def randn_like(x: Tensor, dtype: Any = None, device: Any = None) -> Tensor:
     return randn(x.shape, dtype=dtype or x.dtype, device=device or x.device)
 
 
-def normal(mean: Any = 0.0, std: Any = 1.0, size: Any = None, *, generator: Generator | None = None, dtype: Any = None, device: Any = None) -> Tensor:
+def normal(
+    mean: Any = 0.0,
+    std: Any = 1.0,
+    size: Any = None,
+    *,
+    generator: Generator | None = None,
+    dtype: Any = None,
+    device: Any = None,
+) -> Tensor:
     """Return normal numbers of a mean and standard deviation (numbers with a size, or tensors)."""
     shaped = next((v for v in (mean, std) if isinstance(v, Tensor)), None)
     shape = size if size is not None else shaped.shape if shaped is not None else ()
-    return randn(tuple(shape), dtype=dtype, device=device or (shaped.device if shaped is not None else None), generator=generator) * std + mean
+    return (
+        randn(
+            tuple(shape),
+            dtype=dtype,
+            device=device or (shaped.device if shaped is not None else None),
+            generator=generator,
+        )
+        * std
+        + mean
+    )
 
 
-def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, device: Any = None, generator: Generator | None = None) -> Tensor:
+def randint(
+    low: int,
+    high: Any = None,
+    size: Any = None,
+    *,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
+) -> Tensor:
     """Return integers in [low, high); randint(high, size) starts at 0.
 
     >>> import treadle as td
@@ -167,7 +201,9 @@ def randint(low: int, high: Any = None, size: Any = None, *, dtype: Any = None, 
         raise ArgumentError(f"randint: low must be below high, and both fit int64: [{low}, {high})")
     kind = dtypes.int64 if dtype is None else dtypes.dtype(dtype)
     state = next_state(device, generator)
-    bits = FN["random_bits"](state, (*shape, 2)).to(dtypes.uint64)  # 64 bits a number: the bias of % is below 2**-32 for 32-bit spans
+    bits = FN["random_bits"](state, (*shape, 2)).to(
+        dtypes.uint64
+    )  # 64 bits a number: the bias of % is below 2**-32 for 32-bit spans
     wide = FN["bit_or"](FN["shl"](bits[..., 0], 32), bits[..., 1])
     return (FN["rem"](wide, span).to(dtypes.int64) + int(low)).to(kind)
 
@@ -192,14 +228,24 @@ def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Tensor:
     >>> td.bernoulli(td.ones(2))
     tensor([1., 1.])
     """
-    u = FN["random_uniform"](next_state(p.device, generator), p.shape, dtypes.float64 if p.dtype is dtypes.float64 else dtypes.float32)
+    u = FN["random_uniform"](
+        next_state(p.device, generator), p.shape, dtypes.float64 if p.dtype is dtypes.float64 else dtypes.float32
+    )
     return (u < p).to(p.dtype)
 
 
-def multinomial(p: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None) -> Tensor:
-    """Return indices drawn with the weights p along its last dimension (Gumbel's trick; with replacement one draw each)."""
+def multinomial(
+    p: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+) -> Tensor:
+    """Return indices drawn with the weights p along its last dimension (Gumbel's trick.
+
+    With replacement one draw each).
+    """
     if p.ndim not in (1, 2) or num_samples < 1 or (not replacement and num_samples > p.shape[-1]):
-        raise ArgumentError(f"multinomial: cannot draw {num_samples} of shape {p.shape} {'with' if replacement else 'without'} replacement")
+        raise ArgumentError(
+            f"multinomial: cannot draw {num_samples} of shape {p.shape} "
+            f"{'with' if replacement else 'without'} replacement"
+        )
     shape = (*p.shape[:-1], num_samples, p.shape[-1]) if replacement else p.shape
     u = FN["random_uniform"](next_state(p.device, generator), shape, dtypes.float32)
     score = p.log().unsqueeze(-2) if replacement else p.log()

@@ -61,7 +61,8 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
 
 
 def overlaps(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether two indices may share memory: sorted strides must clear the extent below them (exact for every view we make)."""
+    """Whether two indices may share memory: sorted strides must clear the extent below them (exact for every view we
+    make)."""
     reach = 0
     for s, n in sorted((abs(s), n) for n, s in zip(shape, strides, strict=True) if n != 1):
         if s <= reach and n > 1:
@@ -81,7 +82,9 @@ def broadcast(op: str, *shapes: Shape) -> Shape:
         sizes = {s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0} - {1}
         if len(sizes) > 1:
             text = " and ".join(map(str, shapes))
-            raise ShapeError(f"{op}: shapes {text} do not broadcast: sizes {sorted(sizes)} differ at axis {axis - rank}")
+            raise ShapeError(
+                f"{op}: shapes {text} do not broadcast: sizes {sorted(sizes)} differ at axis {axis - rank}"
+            )
         out.append(sizes.pop() if sizes else 1)
     return tuple(out)
 
@@ -100,14 +103,19 @@ def expand_strides(shape: Shape, strides: Shape, target: Shape) -> Shape:
 
 
 def axis(op: str, a: SupportsIndex, rank: int) -> int:
-    """Return a as a non-negative axis; IndexRangeError outside [-rank, rank). A 0-d tensor accepts 0 and -1, as PyTorch."""
+    """Return a as a non-negative axis; IndexRangeError outside [-rank, rank).
+
+    A 0-d tensor accepts 0 and -1, as PyTorch.
+    """
     try:
         i = a.__index__()
     except AttributeError:
         raise ArgumentError(f"{op}: an axis must be an integer: {a!r}") from None
     limit = max(rank, 1)
     if not -limit <= i < limit:
-        raise IndexRangeError(f"{op}: axis {i} is out of range for {rank} dimensions (expected [{-limit}, {limit - 1}])")
+        raise IndexRangeError(
+            f"{op}: axis {i} is out of range for {rank} dimensions (expected [{-limit}, {limit - 1}])"
+        )
     return i % limit
 
 
@@ -124,7 +132,9 @@ def axes(op: str, given: Any, rank: int) -> Shape:
 
 def integers(op: str, given: tuple[Any, ...]) -> Shape:
     """Return sizes or axes that were given as one sequence or as separate integers; ArgumentError for anything else."""
-    items = given[0] if len(given) == 1 and not hasattr(given[0], "__index__") and hasattr(given[0], "__iter__") else given
+    items = (
+        given[0] if len(given) == 1 and not hasattr(given[0], "__index__") and hasattr(given[0], "__iter__") else given
+    )
     try:
         return tuple(n.__index__() for n in items)
     except (TypeError, AttributeError):
@@ -175,7 +185,8 @@ def infer_size(op: str, shape: Shape, count: int) -> Shape:
 
 
 def reshape_strides(shape: Shape, strides: Shape, target: Shape) -> Shape | None:
-    """Strides that read the same elements as `target` without a copy, or None: runs of axes that lie densely may be regrouped."""
+    """Strides that read the same elements as `target` without a copy, or None: runs of axes that lie densely may be
+    regrouped."""
     if 0 in shape:
         return dense_strides(target)
     old = [(n, s) for n, s in zip(shape, strides, strict=True) if n != 1]

@@ -1,8 +1,8 @@
 """Sig: the interned signature of a tensor (dtype, shape, strides, device), which is the key of dispatch.
 
-A sig has a row per op, an attribute of that op's name, filled at the first call: so a warm call is one look-up by identity. The
-offset is not part of it: a view's storage handle already points at its first element. Nothing may depend on two equal sigs
-being one object; the table is emptied when it grows too large.
+A sig has a row per op, an attribute of that op's name, filled at the first call: so a warm call is one look-up by
+identity. The offset is not part of it: a view's storage handle already points at its first element. Nothing may depend
+on two equal sigs being one object; the table is emptied when it grows too large.
 """
 
 from typing import Any
@@ -30,7 +30,6 @@ class Sig:
 
     def __repr__(self) -> str:
         return f"{self.dtype.name}{list(self.shape)}:{self.layout}@{self.device}"
-
 
 
 def layout_class(shape: Shape, strides: Shape) -> str:

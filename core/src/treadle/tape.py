@@ -1,7 +1,8 @@
 """The tape: what the nodes behind a result form. It dies with its output; nothing global is kept.
 
-A node is a plain list, for speed: [id, rule, edge, edge, ..., saved, saved, ...]. Ids fall, so the smallest is the latest. An
-edge is None (no gradient wanted), a node, or (node, k) for result k of an op with several. A leaf's node is [0, LEAF, Leaf].
+A node is a plain list, for speed: [id, rule, edge, edge, ..., saved, saved, ...]. Ids fall, so the smallest is the
+latest. An edge is None (no gradient wanted), a node, or (node, k) for result k of an op with several. A leaf's node is
+[0, LEAF, Leaf].
 """
 
 import itertools
@@ -21,13 +22,21 @@ EDGES = 2  # where edges begin in a node
 class Rule:
     """How a node's gradient is computed: run(node, g) -> one gradient (or None) per edge.
 
-    g is a tensor, or for an op with several results a list with None where no gradient arrived. `results` maps a result's
-    index to the slot of its saved bytes, so that writing over a result can mark it stale.
+    g is a tensor, or for an op with several results a list with None where no gradient arrived. `results` maps a
+    result's index to the slot of its saved bytes, so that writing over a result can mark it stale.
     """
 
     __slots__ = ("count", "gone", "name", "results", "run", "saves", "several")
 
-    def __init__(self, name: str, count: int, run: Callable[[list[Any], Any], Any], saves: bool, several: int = 0, results: dict[int, int] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        run: Callable[[list[Any], Any], Any],
+        saves: bool,
+        several: int = 0,
+        results: dict[int, int] | None = None,
+    ) -> None:
         self.name, self.count, self.run, self.saves, self.several = name, count, run, saves, several
         self.results = results or {}
         self.gone: Rule | None = None  # what takes its place when the saved values are freed
@@ -37,9 +46,11 @@ Hooks = dict[int, dict[int, Any]]  # index of a result -> key -> hook
 
 
 class HookedRule(Rule):
-    """A rule with hooks on the gradients of its node's results. Put in the place of the node's rule, so others pay nothing.
+    """A rule with hooks on the gradients of its node's results. Put in the place of the node's rule, so others pay
+    nothing.
 
-    before(g) is g after the hooks; inner is what the rule then does; kept holds the gradients that retain_grad asked for.
+    before(g) is g after the hooks; inner is what the rule then does; kept holds the gradients that retain_grad asked
+    for.
     """
 
     __slots__ = ("before", "hooks", "inner", "kept")
@@ -57,7 +68,9 @@ class HookedRule(Rule):
 
         self.hooks, self.inner, self.before = given, inner, before
         self.kept = {} if kept is None else kept
-        super().__init__(rule.name, rule.count, lambda node, g: inner(node, before(g)), rule.saves, rule.several, rule.results)
+        super().__init__(
+            rule.name, rule.count, lambda node, g: inner(node, before(g)), rule.saves, rule.several, rule.results
+        )
 
 
 def run_hooks(hooks: dict[int, Any], g: Any) -> Any:

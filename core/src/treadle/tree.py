@@ -15,7 +15,11 @@ class TreeDef:
         self.kind, self.meta, self.children = kind, meta, children
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TreeDef) and (self.kind, self.meta, self.children) == (other.kind, other.meta, other.children)
+        return isinstance(other, TreeDef) and (self.kind, self.meta, self.children) == (
+            other.kind,
+            other.meta,
+            other.children,
+        )
 
     def __hash__(self) -> int:
         return hash((self.kind, self.meta, self.children))

@@ -163,9 +163,7 @@ def _little_endian(array: np.ndarray[Any, Any], itemsize: int) -> np.ndarray[Any
     return array.view(f"u{itemsize}").byteswap().view(np.uint8)
 
 
-def _header(
-    tensors: dict[str, Tensor], arrays: dict[str, Any], structure: Any
-) -> tuple[bytes, list[str]]:
+def _header(tensors: dict[str, Tensor], arrays: dict[str, Any], structure: Any) -> tuple[bytes, list[str]]:
     """Return the file's first bytes, up to the data, and the names in the order of the data."""
     order = sorted(tensors, key=lambda name: -tensors[name].dtype.itemsize)
     places, end = {}, 0
@@ -198,9 +196,7 @@ def _write(f: BinaryIO, header: bytes, arrays: dict[str, Any], order: list[str])
         f.write(arrays[name].data)
 
 
-def _write_atomically(
-    path: Path, header: bytes, arrays: dict[str, Any], order: list[str]
-) -> None:
+def _write_atomically(path: Path, header: bytes, arrays: dict[str, Any], order: list[str]) -> None:
     """Write to a temporary file beside path, then give it path's name."""
     _sweep(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns():x}.tmp")
@@ -343,9 +339,7 @@ def _entry(name: str, fields: Any) -> Entry:
         raise FormatError(f"load: the entry of {name!r} needs dtype, shape and data_offsets")
     dtype = _NAMES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
     if dtype is None:
-        raise FormatError(
-            f"load: {name!r} has the dtype {fields['dtype']!r:.40}; supported: {', '.join(_NAMES)}"
-        )
+        raise FormatError(f"load: {name!r} has the dtype {fields['dtype']!r:.40}; supported: {', '.join(_NAMES)}")
     shape, places = fields["shape"], fields["data_offsets"]
     if not isinstance(shape, list) or len(shape) > _MAX_RANK or not all(map(_is_size, shape)):
         raise FormatError(f"load: {name!r} has no valid shape: {shape!r:.80}")
@@ -354,8 +348,7 @@ def _entry(name: str, fields: Any) -> Entry:
     begin, end = places
     if end - begin != math.prod(shape) * dtype.itemsize:
         raise FormatError(
-            f"load: {name!r} of shape {shape} and dtype {fields['dtype']} does not fill its "
-            f"{end - begin} bytes"
+            f"load: {name!r} of shape {shape} and dtype {fields['dtype']} does not fill its {end - begin} bytes"
         )
     return Entry(name, dtype, tuple(shape), begin, end)
 

@@ -8,8 +8,19 @@ import numpy as np
 from treadle_backend_cpu import _native as native
 
 NAMES = [
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
-    "float16", "bfloat16", "float32", "float64",
+    "bool",
+    "int8",
+    "int16",
+    "int32",
+    "int64",
+    "uint8",
+    "uint16",
+    "uint32",
+    "uint64",
+    "float16",
+    "bfloat16",
+    "float32",
+    "float64",
 ]
 HALVES = ("float16", "bfloat16")
 FLOATS = (*HALVES, "float32", "float64")

@@ -7,8 +7,16 @@ from calls import FLOATS, HALVES, close, normal, on_threads, run, spec, wide
 from treadle_backend_cpu.kernels import attention as module
 
 # (B, H, M, N, D, E)
-SHAPES = [(2, 3, 4, 6, 5, 7), (1, 2, 7, 7, 4, 4), (1, 1, 1, 1, 1, 1), (2, 2, 33, 65, 32, 16), (1, 3, 70, 130, 17, 33),
-          (1, 2, 128, 128, 32, 32), (1, 1, 300, 200, 64, 64), (1, 2, 1, 500, 48, 80)]
+SHAPES = [
+    (2, 3, 4, 6, 5, 7),
+    (1, 2, 7, 7, 4, 4),
+    (1, 1, 1, 1, 1, 1),
+    (2, 2, 33, 65, 32, 16),
+    (1, 3, 70, 130, 17, 33),
+    (1, 2, 128, 128, 32, 32),
+    (1, 1, 300, 200, 64, 64),
+    (1, 2, 1, 500, 48, 80),
+]
 MASKS = ["none", "bool", "float", "keys", "blocked"]
 
 
@@ -30,7 +38,11 @@ def make_mask(kind, sizes, name):
     mask = np.random.default_rng(4).random((1, 1, m, n)) < 0.7
     if kind == "blocked":  # some queries see nothing
         mask[:, :, ::5] = False
-    return np.broadcast_to(mask, (b, h, m, n)) if kind == "bool" else np.ascontiguousarray(np.broadcast_to(mask, (b, h, m, n)))
+    return (
+        np.broadcast_to(mask, (b, h, m, n))
+        if kind == "bool"
+        else np.ascontiguousarray(np.broadcast_to(mask, (b, h, m, n)))
+    )
 
 
 def probabilities(q, k, mask, scale, causal):
@@ -88,7 +100,9 @@ def test_gradient(sizes, kind, causal, name):
         close(one, want, name, 16, floor=0.1)
 
 
-@pytest.mark.parametrize("want", [(True, False, False), (False, True, False), (False, False, True), (True, True, False)])
+@pytest.mark.parametrize(
+    "want", [(True, False, False), (False, True, False), (False, False, True), (True, True, False)]
+)
 @pytest.mark.parametrize("sizes", [(1, 1, 300, 200, 24, 24), (4, 8, 40, 40, 16, 8)])
 def test_gradient_in_part(sizes, want):
     q, k, v = operands(sizes, "float32")
@@ -146,7 +160,9 @@ def test_large_scores_and_nan():
     assert np.isnan(y[0, 0, 1]).all()
 
 
-@pytest.mark.parametrize("sizes", [(0, 2, 3, 4, 5, 6), (2, 3, 0, 4, 5, 6), (2, 3, 4, 0, 5, 6), (2, 3, 4, 5, 0, 6), (2, 3, 4, 5, 6, 0)])
+@pytest.mark.parametrize(
+    "sizes", [(0, 2, 3, 4, 5, 6), (2, 3, 0, 4, 5, 6), (2, 3, 4, 0, 5, 6), (2, 3, 4, 5, 0, 6), (2, 3, 4, 5, 6, 0)]
+)
 def test_empty(sizes):
     b, h, m, n, d, e = sizes
     q, k, v = operands(sizes, "float32")
@@ -155,5 +171,7 @@ def test_empty(sizes):
     y, lse = run(module, "attention", [q, k, v, None], outs, **attrs)
     if n == 0:
         assert (y == 0).all() and (lse == -np.inf).all()
-    grads = run(module, "attention_grad", [y, q, k, v, None, y, lse], [spec(x.shape, "float32") for x in (q, k, v)], **attrs)
+    grads = run(
+        module, "attention_grad", [y, q, k, v, None, y, lse], [spec(x.shape, "float32") for x in (q, k, v)], **attrs
+    )
     assert all((x == 0).all() for x in grads[:2]) and [x.shape for x in grads] == [q.shape, k.shape, v.shape]

@@ -22,8 +22,13 @@ def spec(shape, name):
 def bind(module, op, ins, outs, want=None, **attrs):
     """Return the bound kernel for dense arrays and result specs; None where the factory declines."""
     want = (True,) * len(outs) if want is None else want
-    call = SimpleNamespace(op=SimpleNamespace(name=op), ins=tuple(spec(x.shape, x.dtype.name) for x in ins),
-                           outs=tuple(outs), attrs=attrs, want=want)
+    call = SimpleNamespace(
+        op=SimpleNamespace(name=op),
+        ins=tuple(spec(x.shape, x.dtype.name) for x in ins),
+        outs=tuple(outs),
+        attrs=attrs,
+        want=want,
+    )
     return factory(module, op)(None, call)
 
 
@@ -141,7 +146,9 @@ def test_random_shapes(seed):
     pick = lambda *sizes: int(r.choice(sizes))
     groups = pick(1, 1, 1, 2, 3)
     weight = (groups * pick(1, 3, 8, 17, 32, 65), pick(1, 2, 5, 16, 33), pick(1, 2, 3, 3, 5), pick(1, 2, 3, 3, 5))
-    kw = attrs((pick(1, 1, 2, 3), pick(1, 1, 2, 3)), (pick(0, 1, 2), pick(0, 1, 2)), (pick(1, 1, 2), pick(1, 1, 2)), groups)
+    kw = attrs(
+        (pick(1, 1, 2, 3), pick(1, 1, 2, 3)), (pick(0, 1, 2), pick(0, 1, 2)), (pick(1, 1, 2), pick(1, 1, 2)), groups
+    )
     image = (pick(1, 2, 5), groups * weight[1], *(int(r.integers(9, 20)) for _ in range(2)))
     for op in PASSES:
         ins, out, size, terms = operands(op, "float32", image, weight, kw)
@@ -184,8 +191,14 @@ def test_nan_and_infinity_reach_only_what_reads_them(shape):
 def test_weight_gradient_ignores_what_no_output_read(channels):
     x, g = normal((1, channels, 8, 9), "float32"), normal((1, 40, 3, 3), "float32", 1)
     x[..., 7, :] = x[..., :, 8] = np.nan  # a kernel of 3 with stride 2 and 3 outputs reads rows and columns 0 to 6
-    gw = run(conv, "conv2d_weight_grad", [g, x], [spec((40, channels, 3, 3), "float32")],
-             weight_size=(40, channels, 3, 3), **attrs(stride=(2, 2)))
+    gw = run(
+        conv,
+        "conv2d_weight_grad",
+        [g, x],
+        [spec((40, channels, 3, 3), "float32")],
+        weight_size=(40, channels, 3, 3),
+        **attrs(stride=(2, 2)),
+    )
     assert np.isfinite(gw).all()
 
 

@@ -20,9 +20,7 @@ def strides_of(a):
 
 
 def copy_into(dst, src):
-    copy.copy_strided(
-        storage(dst), dst.shape, strides_of(dst), storage(src), strides_of(src), dst.itemsize
-    )
+    copy.copy_strided(storage(dst), dst.shape, strides_of(dst), storage(src), strides_of(src), dst.itemsize)
 
 
 def views(rng, item, shape):
@@ -50,9 +48,7 @@ def views(rng, item, shape):
 
 
 @pytest.mark.parametrize("item", [1, 2, 4, 8])
-@pytest.mark.parametrize(
-    "shape", [(3, 4, 5), (70, 3, 130), (1, 200, 67), (65, 1, 64), (128, 128, 3)]
-)
+@pytest.mark.parametrize("shape", [(3, 4, 5), (70, 3, 130), (1, 200, 67), (65, 1, 64), (128, 128, 3)])
 def test_copy_strided(item, shape):
     rng = np.random.default_rng(item)
     sources, targets = list(views(rng, item, shape)), list(views(rng, item, shape))[:10]
@@ -82,11 +78,7 @@ def test_copy_of_nothing_and_of_one():
 
 
 def test_copy_of_six_dimensions():
-    src = (
-        np.arange(2 * 3 * 4 * 5 * 6 * 7, dtype=np.int32)
-        .reshape(2, 3, 4, 5, 6, 7)
-        .transpose(5, 1, 3, 0, 4, 2)
-    )
+    src = np.arange(2 * 3 * 4 * 5 * 6 * 7, dtype=np.int32).reshape(2, 3, 4, 5, 6, 7).transpose(5, 1, 3, 0, 4, 2)
     dst = np.zeros(src.shape, np.int32)
     copy_into(dst, src)
     np.testing.assert_array_equal(dst, src)
@@ -135,12 +127,10 @@ def test_a_result_must_have_room():
         copy.copy_strided(native.alloc(60), (4, 4), (1, 4), native.alloc(64), (4, 1), 4)
 
 
-# ---- casts -------------------------------------------------------------------------------------
+# ---- casts ---------------------------------------------------------------------------------------------------------
 def cast(x, name):
     ins = (SimpleNamespace(shape=x.shape, strides=strides_of(x), dtype=dtype(x.dtype.name)),)
-    call = SimpleNamespace(
-        ins=ins, outs=(Spec(x.shape, dtype(name)),), attrs={"dtype": dtype(name)}, want=(True,)
-    )
+    call = SimpleNamespace(ins=ins, outs=(Spec(x.shape, dtype(name)),), attrs={"dtype": dtype(name)}, want=(True,))
     return array(copy.cast(None, call)(storage(x)), call.outs[0])
 
 
@@ -181,9 +171,7 @@ def examples(name):
             1e-42,
             3e38,
         ]
-        numbers = np.concatenate(
-            [exact, rng.standard_normal(300) * 2.0 ** rng.integers(-30, 70, 300)]
-        )
+        numbers = np.concatenate([exact, rng.standard_normal(300) * 2.0 ** rng.integers(-30, 70, 300)])
         with np.errstate(over="ignore"):
             return numbers.astype(numpy_dtype(name))
     info = np.iinfo(name)
@@ -193,15 +181,9 @@ def examples(name):
         info.max - 1,
         0,
         1,
-        *(
-            v
-            for v in ((1 << 24) + 1, (1 << 53) + 1, (1 << 55) + (1 << 31) + 1, 2049, 257)
-            if v <= info.max
-        ),
+        *(v for v in ((1 << 24) + 1, (1 << 53) + 1, (1 << 55) + (1 << 31) + 1, 2049, 257) if v <= info.max),
     ]
-    return np.concatenate(
-        [np.array(odd, name), rng.integers(info.min, info.max, 300, dtype=name, endpoint=True)]
-    )
+    return np.concatenate([np.array(odd, name), rng.integers(info.min, info.max, 300, dtype=name, endpoint=True)])
 
 
 def to_integer(x, name):
@@ -228,9 +210,7 @@ def nearest_half(value, name):
         "float16": (11, -24, 65504),
         "bfloat16": (8, -133, (2 - 2.0**-7) * 2.0**127),
     }[name]
-    exponent = max(
-        lowest, abs(value).numerator.bit_length() - abs(value).denominator.bit_length() - digits - 1
-    )
+    exponent = max(lowest, abs(value).numerator.bit_length() - abs(value).denominator.bit_length() - digits - 1)
     while abs(value) / Fraction(2) ** exponent >= 1 << digits:
         exponent += 1
     rounded = round(value / Fraction(2) ** exponent) * Fraction(2) ** exponent
@@ -240,15 +220,12 @@ def nearest_half(value, name):
 def to_float(x, name):
     if name in ("float32", "float64") or x.dtype.kind not in "iuf" or x.dtype.itemsize < 8:
         with np.errstate(over="ignore", invalid="ignore"):
-            return x.astype(
-                np.float64 if x.dtype.kind in "iu" and x.dtype.itemsize < 8 else x.dtype
-            ).astype(numpy_dtype(name))
+            return x.astype(np.float64 if x.dtype.kind in "iu" and x.dtype.itemsize < 8 else x.dtype).astype(
+                numpy_dtype(name)
+            )
     wide = x.astype(np.float64)
     return np.array(
-        [
-            nearest_half(Fraction(v), name) if np.isfinite(w) and v else w
-            for v, w in zip(x.tolist(), wide, strict=True)
-        ],
+        [nearest_half(Fraction(v), name) if np.isfinite(w) and v else w for v, w in zip(x.tolist(), wide, strict=True)],
         numpy_dtype(name),
     )
 
@@ -257,13 +234,7 @@ def to_float(x, name):
 def test_cast(source):
     x = examples(source)
     for target in NAMES:
-        want = (
-            x != 0
-            if target == "bool"
-            else to_float(x, target)
-            if target in FLOAT_NAMES
-            else to_integer(x, target)
-        )
+        want = x != 0 if target == "bool" else to_float(x, target) if target in FLOAT_NAMES else to_integer(x, target)
         got = cast(x, target)
         np.testing.assert_array_equal(
             got.astype(np.float64) if target in FLOAT_NAMES else got,
@@ -315,6 +286,4 @@ def test_bitcast():
         ins = (SimpleNamespace(shape=x.shape, strides=strides_of(x), dtype=dtype("float32")),)
         out = Spec(shape, dtype(name))
         call = SimpleNamespace(ins=ins, outs=(out,), attrs={"dtype": dtype(name)}, want=(True,))
-        np.testing.assert_array_equal(
-            array(copy.bitcast(None, call)(storage(x)), out), x.view(name)
-        )
+        np.testing.assert_array_equal(array(copy.bitcast(None, call)(storage(x)), out), x.view(name))

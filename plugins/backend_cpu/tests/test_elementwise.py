@@ -40,25 +40,19 @@ GRADIENTS = {
     "relu_grad": lambda g, y: np.where(y <= 0, 0, g),
     "sigmoid_grad": lambda g, y: g * y * (1 - y),
     "silu_grad": lambda g, x: g * sigmoid(x) * (1 + x * (1 - sigmoid(x))),
-    "gelu_grad": lambda g, x: (
-        g * (0.5 * (1 + erf(x / math.sqrt(2))) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
-    ),
+    "gelu_grad": lambda g, x: g * (0.5 * (1 + erf(x / math.sqrt(2))) + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi)),
     "gelu_tanh_grad": gelu_tanh_grad,
 }
 
 
-TERMS = {
-    "gelu_tanh_grad": 4
-}  # how much more than its operands the terms of an op can be that cancel
+TERMS = {"gelu_tanh_grad": 4}  # how much more than its operands the terms of an op can be that cancel
 
 
 def integer_pow(a, b):
     """Wrap as C does; a negative exponent gives 0 unless the base is 1 or -1."""
     bits, made = 8 * a.itemsize, []
     for x, y in zip(a.tolist(), b.tolist(), strict=True):
-        made.append(
-            pow(x, y, 1 << bits) if y >= 0 else {1: 1, -1: 1 - 2 * (y % 2)}.get(x, 0) % (1 << bits)
-        )
+        made.append(pow(x, y, 1 << bits) if y >= 0 else {1: 1, -1: 1 - 2 * (y % 2)}.get(x, 0) % (1 << bits))
     return np.array(made, f"uint{bits}").view(a.dtype)
 
 
@@ -113,9 +107,7 @@ def operands(op, dt, n, seed=0):
         if dt.kind == "f":
             x = rng.standard_normal(n) * 3
             x[: PAIRS.shape[1]] = PAIRS[min(k, 1)][:n]
-            x = (
-                np.minimum(x, 20) if op.name == "softplus" else x
-            )  # beyond, a small term may be left out
+            x = np.minimum(x, 20) if op.name == "softplus" else x  # beyond, a small term may be left out
         else:
             info = np.iinfo(dt.np)
             x = rng.integers(info.min, info.max, n, dtype=dt.np, endpoint=True)
@@ -183,9 +175,7 @@ def test_every_kernel_is_claimed():
     claimed = {(claim.op, dt.short) for claim in elementwise.claims for dt in claim.dtypes}
     names = set(native.names())
     assert {f"{op}_{short}" for op, short in claimed} <= names
-    assert claimed == {
-        (op.name, dt.short) for op in OPS for dt in op.dtypes if _expression(op, dt) is not None
-    }
+    assert claimed == {(op.name, dt.short) for op in OPS for dt in op.dtypes if _expression(op, dt) is not None}
 
 
 def layouts(rng, name, big):
@@ -222,9 +212,7 @@ def test_layouts(name, big):
             with np.errstate(over="ignore"):
                 np.testing.assert_array_equal(run("sub", a, b), a - b)
         c = every[(i + 5) % len(every)]
-        flags = np.broadcast_to(
-            rng.integers(0, 2, (a.shape[0], 1, a.shape[2])).astype(np.bool_), a.shape
-        )
+        flags = np.broadcast_to(rng.integers(0, 2, (a.shape[0], 1, a.shape[2])).astype(np.bool_), a.shape)
         np.testing.assert_array_equal(run("where", flags, a, c), np.where(flags, a, c))
         np.testing.assert_array_equal(run("lt", a, c), a < c)
         np.testing.assert_array_equal(run("neg", a), -a)
@@ -306,9 +294,7 @@ def test_signed_zero_and_nan():
         np.signbit(run("round", np.array([-0.5, -0.2, 0.5, 1.5], np.float32))),
         [True, True, False, False],
     )
-    np.testing.assert_array_equal(
-        np.signbit(run("floor", np.array([-0.0, 0.2], np.float64))), [True, False]
-    )
+    np.testing.assert_array_equal(np.signbit(run("floor", np.array([-0.0, 0.2], np.float64))), [True, False])
 
 
 def test_shifts_beyond_the_width():
@@ -328,9 +314,7 @@ def test_threads_do_not_matter():
     before, results = native.get_num_threads(), []
     for threads in (1, 2, 4):
         native.set_num_threads(threads)
-        results.append(
-            [run(op, x, y).tobytes() for op in ("add", "pow", "atan2", "gelu_grad", "rem")]
-        )
+        results.append([run(op, x, y).tobytes() for op in ("add", "pow", "atan2", "gelu_grad", "rem")])
     native.set_num_threads(before)
     assert results[0] == results[1] == results[2]
 

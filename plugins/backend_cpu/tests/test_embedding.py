@@ -6,7 +6,15 @@ from calls import FLOATS, bind, close, normal, on_threads, run, spec, wide
 
 from treadle_backend_cpu.kernels import embedding as module
 
-CASES = [(5, 3, (4,)), (9, 4, (2, 3)), (5, 3, (0,)), (5, 3, ()), (1000, 256, (1024,)), (300, 33, (40, 50)), (3, 700, (90,))]
+CASES = [
+    (5, 3, (4,)),
+    (9, 4, (2, 3)),
+    (5, 3, (0,)),
+    (5, 3, ()),
+    (1000, 256, (1024,)),
+    (300, 33, (40, 50)),
+    (3, 700, (90,)),
+]
 
 
 def indices(shape, n, kind="int64"):

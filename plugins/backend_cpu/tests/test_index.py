@@ -157,7 +157,7 @@ def test_nothing_can_be_picked_from_an_empty_dimension():
     assert gather(x, np.zeros((0, 1), np.int64)).shape == (0, 3)
 
 
-# ---- iota ----
+# ---- iota ----------------------------------------------------------------------------------------------------------
 
 
 def iota(start, step, size, name):

@@ -32,9 +32,7 @@ EDGES64 = [
     2.0**1023,
 ]
 wide_erf = np.vectorize(math.erf, otypes=[np.float64])
-long_enough = pytest.mark.skipif(
-    np.finfo(np.longdouble).eps > 1e-18, reason="needs a long double wider than double"
-)
+long_enough = pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="needs a long double wider than double")
 
 
 def ulps(got, want):
@@ -45,9 +43,7 @@ def ulps(got, want):
         unit = np.spacing(np.maximum(np.abs(near), info.smallest_normal)).astype(want.dtype)
         unit[np.isinf(near)] = np.spacing(info.max)
         error = np.abs(got.astype(want.dtype) - want) / unit
-    same = (np.isnan(got) & np.isnan(want)) | (
-        (got == near) & (np.signbit(got) == np.signbit(near))
-    )
+    same = (np.isnan(got) & np.isnan(want)) | ((got == near) & (np.signbit(got) == np.signbit(near)))
     close = np.isfinite(got) | (np.abs(near) >= info.max * 0.9999999)
     return np.where(
         same,
@@ -94,11 +90,7 @@ def doubles(low, high):
 def test_float64(name):
     x = doubles(*RANGES64[name])
     with np.errstate(all="ignore"):
-        want = (
-            wide_erf(x).astype(np.longdouble)
-            if name == "erf"
-            else getattr(np, name)(x.astype(np.longdouble))
-        )
+        want = wide_erf(x).astype(np.longdouble) if name == "erf" else getattr(np, name)(x.astype(np.longdouble))
     check(run(name, x), want, 4, x)
 
 
@@ -114,9 +106,7 @@ def pairs(dt):
         return np.concatenate([edges.astype(dt), random, moderate.astype(dt)], axis=1)
 
 
-@pytest.mark.parametrize(
-    ("name", "function"), [("pow", np.power), ("atan2", np.arctan2), ("rem", np.fmod)]
-)
+@pytest.mark.parametrize(("name", "function"), [("pow", np.power), ("atan2", np.arctan2), ("rem", np.fmod)])
 def test_two_arguments_float32(name, function):
     a, b = pairs(np.float32)
     with np.errstate(all="ignore"):
@@ -125,9 +115,7 @@ def test_two_arguments_float32(name, function):
 
 
 @long_enough
-@pytest.mark.parametrize(
-    ("name", "function"), [("pow", np.power), ("atan2", np.arctan2), ("rem", np.fmod)]
-)
+@pytest.mark.parametrize(("name", "function"), [("pow", np.power), ("atan2", np.arctan2), ("rem", np.fmod)])
 def test_two_arguments_float64(name, function):
     a, b = pairs(np.float64)
     with np.errstate(all="ignore"):
@@ -173,6 +161,4 @@ def test_a_block_with_one_huge_argument():
     for name, function in (("sin", np.sin), ("cos", np.cos)):
         check(run(name, x), function(x.astype(np.float64)), 2, x)
     a = np.full(40, 1e30, np.float32)
-    np.testing.assert_array_equal(
-        run("rem", a, np.full(40, 7, np.float32)), np.fmod(a, np.float32(7))
-    )
+    np.testing.assert_array_equal(run("rem", a, np.full(40, 7, np.float32)), np.fmod(a, np.float32(7)))

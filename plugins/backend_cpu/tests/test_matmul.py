@@ -64,7 +64,8 @@ def check(a, b, bias=None, name="matmul"):
 
 
 def stored(x, how):
-    """x with other strides: n as it is, t transposed in memory, s every second element of each axis, r both axes reversed."""
+    """x with other strides: n as it is, t transposed in memory, s every second element of each axis, r both axes
+    reversed."""
     if how == "t":
         return np.ascontiguousarray(x.swapaxes(-1, -2)).swapaxes(-1, -2)
     if how == "r":
@@ -76,7 +77,7 @@ def stored(x, how):
     return np.ascontiguousarray(x)
 
 
-# ---- sizes and layouts ----
+# ---- sizes and layouts ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("short", FLOATS)
@@ -98,7 +99,9 @@ def test_every_edge_tile(short):
 
 
 @pytest.mark.parametrize("short", FLOATS)
-@pytest.mark.parametrize("m, n, k", [(64, 256, 784), (300, 40, 1100), (3, 17, 5000), (1, 1000, 512), (512, 1, 900), (40, 700, 520)])
+@pytest.mark.parametrize(
+    "m, n, k", [(64, 256, 784), (300, 40, 1100), (3, 17, 5000), (1, 1000, 512), (512, 1, 900), (40, 700, 520)]
+)
 def test_several_blocks(short, m, n, k):
     rng = np.random.default_rng(3)
     a, b = random(rng, (m, k), FLOATS[short]), random(rng, (k, n), FLOATS[short])
@@ -123,14 +126,23 @@ def test_zero_strides():
         check(np.broadcast_to(column, (40, m)).T, np.broadcast_to(row[:, :1], (40, n)))
 
 
-# ---- batches ----
+# ---- batches -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("short", FLOATS)
 @pytest.mark.parametrize(
     "a, b",
-    [((7, 5, 6), (7, 6, 9)), ((2, 3, 4, 5), (2, 3, 5, 1)), ((3, 1, 4, 5), (1, 6, 5, 3)), ((9, 4, 5), (5, 3)), ((4, 5), (6, 5, 3)),
-     ((5, 1, 8), (8, 3)), ((5, 1, 8), (5, 8, 3)), ((1, 2, 3), (4, 1, 3, 2)), ((64, 33, 32), (64, 32, 40))],
+    [
+        ((7, 5, 6), (7, 6, 9)),
+        ((2, 3, 4, 5), (2, 3, 5, 1)),
+        ((3, 1, 4, 5), (1, 6, 5, 3)),
+        ((9, 4, 5), (5, 3)),
+        ((4, 5), (6, 5, 3)),
+        ((5, 1, 8), (8, 3)),
+        ((5, 1, 8), (5, 8, 3)),
+        ((1, 2, 3), (4, 1, 3, 2)),
+        ((64, 33, 32), (64, 32, 40)),
+    ],
 )
 def test_batches(short, a, b):
     rng = np.random.default_rng(6)
@@ -153,7 +165,7 @@ def test_rows_of_a_batch_are_merged_when_b_is_shared():
     assert plan(a.shape, a.strides, (8, 64, 32), (2048, 32, 1))[7:9] == (1, 8)
 
 
-# ---- linear ----
+# ---- linear --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("short", FLOATS)
@@ -165,7 +177,7 @@ def test_linear_adds_the_bias(short, m, n, k):
         check(stored(x, how), stored(w, how).T, bias, "linear")
 
 
-# ---- gemm: all that a product may do to its result ----
+# ---- gemm: all that a product may do to its result -----------------------------------------------------------------
 
 ACT, HAS_C, HAS_BIAS_N, HAS_BIAS_M = 1, 1, 2, 4
 
@@ -179,7 +191,9 @@ def gemm(a, b, extra, act, alpha):
     return np.frombuffer(bytes(run(*map(storage_of, operands))), np.float32).reshape(a.shape[0], b.shape[1])
 
 
-@pytest.mark.parametrize("m, n, k", [(1, 300, 70), (5, 10, 33), (64, 70, 1100), (130, 33, 5), (3, 4, 6000), (20, 30, 0)])
+@pytest.mark.parametrize(
+    "m, n, k", [(1, 300, 70), (5, 10, 33), (64, 70, 1100), (130, 33, 5), (3, 4, 6000), (20, 30, 0)]
+)
 @pytest.mark.parametrize("has", range(8))
 @pytest.mark.parametrize("act, alpha", [(0, 1.0), (ACT, -0.5)])
 def test_gemm_finishes_its_sums(m, n, k, has, act, alpha):
@@ -204,7 +218,7 @@ def test_relu_keeps_nan():
     assert np.isnan(y[0]).all() and (y[1] == 0).all()
 
 
-# ---- values ----
+# ---- values --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("short", FLOATS)
@@ -215,7 +229,9 @@ def test_no_steps_give_zeros_or_the_bias(short):
     assert (product(np.zeros((3, 0), dtype), np.zeros((0, 5), dtype), bias, "linear") == bias).all()
 
 
-@pytest.mark.parametrize("a, b", [((0, 4), (4, 5)), ((3, 4), (4, 0)), ((2, 0, 4), (2, 4, 5)), ((0, 3, 4), (0, 4, 5)), ((0, 0), (0, 0))])
+@pytest.mark.parametrize(
+    "a, b", [((0, 4), (4, 5)), ((3, 4), (4, 0)), ((2, 0, 4), (2, 4, 5)), ((0, 3, 4), (0, 4, 5)), ((0, 0), (0, 0))]
+)
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int32, np.bool_])
 def test_empty_results(dtype, a, b):
     assert product(np.zeros(a, dtype), np.zeros(b, dtype)).size == 0
@@ -262,12 +278,19 @@ def test_bools_are_or_of_ands():
     np.testing.assert_array_equal(product(a, b), a @ b)
 
 
-# ---- threads ----
+# ---- threads -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("short", FLOATS)
 @pytest.mark.parametrize(
-    "a, b", [((200, 300), (300, 260)), ((65, 2000), (2000, 70)), ((4, 9000), (9000, 8)), ((1, 800), (800, 900)), ((9, 70, 60), (9, 60, 50))]
+    "a, b",
+    [
+        ((200, 300), (300, 260)),
+        ((65, 2000), (2000, 70)),
+        ((4, 9000), (9000, 8)),
+        ((1, 800), (800, 900)),
+        ((9, 70, 60), (9, 60, 50)),
+    ],
 )
 def test_bits_do_not_depend_on_threads(short, a, b):
     rng = np.random.default_rng(11)

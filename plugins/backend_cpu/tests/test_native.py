@@ -52,18 +52,14 @@ def python(code, **environment):
     return done.returncode, done.stdout.strip(), done.stderr
 
 
-# ---- memory ----
+# ---- memory --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "nbytes", [0, 1, 63, 64, 65, 1023, 1024, 1025, 1281, 16384, 16385, 100_000, 3 << 20]
-)
+@pytest.mark.parametrize("nbytes", [0, 1, 63, 64, 65, 1023, 1024, 1025, 1281, 16384, 16385, 100_000, 3 << 20])
 def test_alloc_is_aligned_and_writable_to_its_end(nbytes):
     held = [native.alloc(nbytes) for _ in range(5)]
     for k, s in enumerate(held):
-        assert (
-            s.nbytes == nbytes and s.ptr % (64 if nbytes < 2 << 20 or SANITIZED else 2 << 20) == 0
-        )
+        assert s.nbytes == nbytes and s.ptr % (64 if nbytes < 2 << 20 or SANITIZED else 2 << 20) == 0
         memoryview(s)[:] = bytes([k]) * nbytes
     assert [bytes(s) for s in held] == [bytes([k]) * nbytes for k in range(5)]
 
@@ -196,9 +192,7 @@ def test_trim_and_peak():
 def test_cache_has_a_cap():
     limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
     block = 256 << 20
-    held = [
-        native.alloc(block) for _ in range(limit // block + 2)
-    ]  # never touched: costs no memory
+    held = [native.alloc(block) for _ in range(limit // block + 2)]  # never touched: costs no memory
     del held
     assert native.memory_stats()["cached"] <= limit
     native.trim()
@@ -214,7 +208,7 @@ def test_scratch_that_cannot_be_had():
         bind("probe_scratch", 0, (), (1 << 60,))()
 
 
-# ---- binding ----
+# ---- binding -------------------------------------------------------------------------------------------------------
 
 
 def test_results_are_new_storages_of_their_sizes():
@@ -262,26 +256,20 @@ def test_any_number_of_operands(n_in):
 @pytest.mark.parametrize("n", [0, 2, 3, 5, 50])
 def test_wrong_number_of_arguments(n, work):
     run = bind("probe_copy", 1, (4, 4, -1), (4,), work=work)
-    with pytest.raises(
-        TypeError, match=f"probe_copy: takes 1 inputs, or these and 3 results; got {n} arguments"
-    ):
+    with pytest.raises(TypeError, match=f"probe_copy: takes 1 inputs, or these and 3 results; got {n} arguments"):
         run(*[storage(b"abcd")] * n)
     with pytest.raises(TypeError):
         run(x=storage(b"abcd"))
 
 
-@pytest.mark.parametrize(
-    "wrong", [None, "s", b"bytes", 1, 1.5, np.zeros(4), [1], object(), native.Storage]
-)
+@pytest.mark.parametrize("wrong", [None, "s", b"bytes", 1, 1.5, np.zeros(4), [1], object(), native.Storage])
 @pytest.mark.parametrize("n_in", [1, 2, 3])
 def test_wrong_types(n_in, wrong):
     run = bind("probe_copy", n_in, (4,), (4,))
     for position in range(n_in):
         args = [storage(b"abcd") for _ in range(n_in)]
         args[position] = wrong
-        with pytest.raises(
-            TypeError, match=f"probe_copy: argument {position} must be a Storage, not "
-        ):
+        with pytest.raises(TypeError, match=f"probe_copy: argument {position} must be a Storage, not "):
             run(*args)
 
 
@@ -354,7 +342,7 @@ def test_messages_of_kernels_and_of_their_tasks(tasks, failing):
         bind("probe_fail", 0, (), (1, 0, 0), (0.0,))()
 
 
-# ---- numbers ----
+# ---- numbers -------------------------------------------------------------------------------------------------------
 
 VALUES = [
     0,
@@ -435,9 +423,7 @@ def test_small_floats_round_to_nearest_even(code):
         # One rounding from float64, done by hand: bfloat16's own cast goes through float32.
         near = np.float32(value).astype(DTYPES[code])
         around = near.view(np.uint16) + np.array([-1, 0, 1], np.int64)
-        candidates = (
-            np.clip(around, 0, 65535).astype(np.uint16).view(DTYPES[code]).astype(np.float64)
-        )
+        candidates = np.clip(around, 0, 65535).astype(np.uint16).view(DTYPES[code]).astype(np.float64)
         distance = np.nan_to_num(np.abs(candidates - value), nan=np.inf)
         best = np.flatnonzero(distance == distance.min())
         even = [k for k in best if not around[k] & 1] or best
@@ -445,18 +431,14 @@ def test_small_floats_round_to_nearest_even(code):
 
 
 @pytest.mark.parametrize("code", range(1, 9))
-@pytest.mark.parametrize(
-    "value", [*REALS, float("inf"), float("-inf"), float("nan"), 127.9, -128.9, 255.9, 2.0**63]
-)
+@pytest.mark.parametrize("value", [*REALS, float("inf"), float("-inf"), float("nan"), 127.9, -128.9, 255.9, 2.0**63])
 def test_reals_saturate_into_integers(code, value):
     info = np.iinfo(DTYPES[code])
     expected = 0 if value != value else min(max(value, info.min), info.max)
     assert int(through(code, value)) == int(expected)
 
 
-@pytest.mark.parametrize(
-    "value, expected", [(0.0, False), (-0.0, False), (1e-300, True), (float("nan"), True)]
-)
+@pytest.mark.parametrize("value, expected", [(0.0, False), (-0.0, False), (1e-300, True), (float("nan"), True)])
 def test_reals_as_bool(value, expected):
     assert bool(through(0, value)) is expected
 
@@ -485,7 +467,7 @@ def test_numbers_of_numpy_and_storages_in_the_place_of_numbers():
             through(11, wrong)
 
 
-# ---- the instruction set level ----
+# ---- the instruction set level -------------------------------------------------------------------------------------
 
 
 def test_isa_is_one_of_three_and_names_are_sorted():
@@ -496,16 +478,11 @@ def test_isa_is_one_of_three_and_names_are_sorted():
 
 @pytest.mark.parametrize("level", ["base", "avx2", "avx512"])
 def test_isa_can_be_forced(level):
-    code, out, err = python(
-        "from treadle_backend_cpu import _native as n; print(n.isa())", TREADLE_CPU_ISA=level
-    )
+    code, out, err = python("from treadle_backend_cpu import _native as n; print(n.isa())", TREADLE_CPU_ISA=level)
     assert out == level or f"ImportError: TREADLE_CPU_ISA={level}: this " in err
     assert level != "base" or code == 0
 
 
 def test_unknown_isa_is_an_import_error():
     code, _, err = python("import treadle_backend_cpu._native", TREADLE_CPU_ISA="avx1024")
-    assert (
-        code == 1
-        and "ImportError: TREADLE_CPU_ISA=avx1024: unknown; use base, avx2 or avx512" in err
-    )
+    assert code == 1 and "ImportError: TREADLE_CPU_ISA=avx1024: unknown; use base, avx2 or avx512" in err

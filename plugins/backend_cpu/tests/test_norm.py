@@ -6,9 +6,30 @@ from calls import FLOATS, HALVES, close, normal, on_threads, run, spec, wide
 
 from treadle_backend_cpu.kernels import norm as module
 
-LN = [((4, 5), 1), ((2, 3, 4), 1), ((2, 3, 4), 2), ((7,), 1), ((3, 67), 1), ((130, 256), 1), ((6, 1000), 1), ((5, 1), 1)]
-BN = [(4, 3), (2, 3, 4, 5), (5, 3, 2), (8, 3, 7, 7), (8, 64, 32, 32), (700, 20), (3, 5, 31), (3, 5, 33), (2, 2, 40000),
-      (600, 3, 64), (1, 4, 100), (1030, 70, 2)]
+LN = [
+    ((4, 5), 1),
+    ((2, 3, 4), 1),
+    ((2, 3, 4), 2),
+    ((7,), 1),
+    ((3, 67), 1),
+    ((130, 256), 1),
+    ((6, 1000), 1),
+    ((5, 1), 1),
+]
+BN = [
+    (4, 3),
+    (2, 3, 4, 5),
+    (5, 3, 2),
+    (8, 3, 7, 7),
+    (8, 64, 32, 32),
+    (700, 20),
+    (3, 5, 31),
+    (3, 5, 33),
+    (2, 2, 40000),
+    (600, 3, 64),
+    (1, 4, 100),
+    (1030, 70, 2),
+]
 
 
 def stats(name):
@@ -21,7 +42,7 @@ def params(n, name, which="wb"):
     return w, b
 
 
-# ---- layer norm ----
+# ---- layer norm ----------------------------------------------------------------------------------------------------
 
 
 def layer_norm(x, w, b, axes, eps):
@@ -81,7 +102,9 @@ def test_layer_norm_gradient(shape, ndim, name, which):
 
 
 @pytest.mark.parametrize("name", ["float16", "float32"])
-@pytest.mark.parametrize("want", [(True, False, False), (False, True, False), (False, False, True), (True, False, True), (False,) * 3])
+@pytest.mark.parametrize(
+    "want", [(True, False, False), (False, True, False), (False, False, True), (True, False, True), (False,) * 3]
+)
 def test_layer_norm_gradient_in_part(want, name):
     g, x, w = normal((37, 50), name, 1), normal((37, 50), name, 2), normal(50, name, 3)
     mean, rstd = normal((37, 1), name), normal((37, 1), name) ** 2
@@ -125,7 +148,7 @@ def test_layer_norm_larger_than_the_caches():
     close(y[::97], layer_norm(*wide(x[::97], None, None), 1, 1e-5)[0], "float32", 4)
 
 
-# ---- batch norm ----
+# ---- batch norm ----------------------------------------------------------------------------------------------------
 
 
 def axes_of(shape):
@@ -196,9 +219,7 @@ def test_batch_norm_inference(shape, name, which):
     x = normal(shape, name)
     w, b = params(shape[1], name, which)
     mean, var = normal(shape[1], name, 3), np.abs(normal(shape[1], name, 4))
-    (y,) = on_threads(
-        lambda: run(module, "batch_norm_inference", [x, mean, var, w, b], [spec(shape, name)], eps=1e-3)
-    )
+    (y,) = on_threads(lambda: run(module, "batch_norm_inference", [x, mean, var, w, b], [spec(shape, name)], eps=1e-3))
     x, mean, var, w, b = wide(x, mean, var, w, b)
     want = (x - along(mean, shape)) / np.sqrt(along(var, shape) + 1e-3) * (1 if w is None else along(w, shape))
     close(y, want + (0 if b is None else along(b, shape)), name, 4)
@@ -243,5 +264,3 @@ def test_parameters_may_be_wider_than_the_data():
     x, w, b = normal((6, 40), "bfloat16"), normal(40, "float32", 1), normal(40, "float32", 2)
     y = run(module, "layer_norm", [x, w, b], ln_outs(x.shape, 1, "bfloat16")[:1], ndim=1, eps=1e-5)
     close(y, layer_norm(*wide(x, w, b), 1, 1e-5)[0], "bfloat16", 2)
-
-

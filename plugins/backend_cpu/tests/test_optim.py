@@ -20,9 +20,7 @@ def tensors(name, seed, shapes=SHAPES, positive=False):
 
 def described(op, ins, outs, attrs):
     want = (True,) * len(outs)
-    return SimpleNamespace(
-        op=SimpleNamespace(name=op), ins=tuple(ins), outs=tuple(outs), attrs=attrs, want=want
-    )
+    return SimpleNamespace(op=SimpleNamespace(name=op), ins=tuple(ins), outs=tuple(outs), attrs=attrs, want=want)
 
 
 def call(op, lists, numbers, n_outs, norm=False, **attrs):

@@ -55,9 +55,7 @@ def test_thread_count_may_change_between_calls():
         assert np.array_equal(result(run), expected)
 
 
-@pytest.mark.parametrize(
-    "wrong, error", [(0, ValueError), (-1, ValueError), (513, ValueError), ("2", TypeError)]
-)
+@pytest.mark.parametrize("wrong, error", [(0, ValueError), (-1, ValueError), (513, ValueError), ("2", TypeError)])
 def test_thread_count_is_checked(wrong, error):
     before = native.get_num_threads()
     with pytest.raises(error):
@@ -111,9 +109,7 @@ def test_long_kernels_release_the_gil():
     "libtsan" in os.environ.get("LD_PRELOAD", ""),
     reason="no threads after a fork in that sanitizer",
 )
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning"
-)  # newer Pythons warn of forks beside threads
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # newer Pythons warn of forks beside threads
 @pytest.mark.parametrize("busy", [False, True])
 def test_a_forked_child_computes(busy):
     native.set_num_threads(3)
@@ -132,10 +128,7 @@ def test_a_forked_child_computes(busy):
         for _ in range(10):
             child = os.fork()
             if not child:
-                ok = (
-                    all(np.array_equal(result(run), expected) for _ in range(5))
-                    and native.get_num_threads() == 3
-                )
+                ok = all(np.array_equal(result(run), expected) for _ in range(5)) and native.get_num_threads() == 3
                 big = native.alloc(5 << 20)
                 os._exit(0 if ok and big.nbytes else 1)
             assert os.waitpid(child, 0)[1] == 0
@@ -191,6 +184,4 @@ def test_pool_alone_under_stress(sanitizer, tmp_path):
     subprocess.run(["gcc", *flags, "-pthread", "-I", CSRC, *sources, "-o", program], check=True)
     rounds = ["100", "nofork"] if sanitizer else ["300"]
     done = subprocess.run([program, *rounds], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0 and done.stdout.startswith("ok fork-join"), (
-        done.stdout + done.stderr
-    )
+    assert done.returncode == 0 and done.stdout.startswith("ok fork-join"), done.stdout + done.stderr

@@ -107,9 +107,7 @@ def test_maximum_gradient(case, name):
     image, kw, extra = CASES[case]
     out = y_shape(image, extra, **kw)
     g, index = normal(out, name, 3), expected_max(normal(image), out, kw)[1]
-    (gx,) = on_threads(
-        lambda: run(pooling, "max_pool2d_grad", [g, index], [spec(image, name)], input_size=image)
-    )
+    (gx,) = on_threads(lambda: run(pooling, "max_pool2d_grad", [g, index], [spec(image, name)], input_size=image))
     close(gx, expected_max_grad(g.astype(np.float64), index, image), name)
 
 
@@ -129,7 +127,13 @@ def test_indices_outside_the_plane_are_refused(out, wrong):
     index = np.zeros(out, np.int64)
     index[0, 1, 2, 3] = wrong
     with pytest.raises(IndexError, match="max_pool2d_grad"):
-        run(pooling, "max_pool2d_grad", [normal(out, "float32"), index], [spec((1, 2, 6, 8), "float32")], input_size=(1, 2, 6, 8))
+        run(
+            pooling,
+            "max_pool2d_grad",
+            [normal(out, "float32"), index],
+            [spec((1, 2, 6, 8), "float32")],
+            input_size=(1, 2, 6, 8),
+        )
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -153,4 +157,6 @@ def test_empty_batches_and_planes():
     y, index = run(pooling, "max_pool2d", [none], [spec((0, 3, 2, 2), "float32"), spec((0, 3, 2, 2), "int64")], **kw)
     assert y.shape == index.shape == (0, 3, 2, 2)
     flat = np.zeros((1, 3, 0, 4), numpy_dtype("float32"))
-    assert bind(pooling, "max_pool2d", [flat], [spec((1, 3, 0, 2), "float32"), spec((1, 3, 0, 2), "int64")], **kw) is None
+    assert (
+        bind(pooling, "max_pool2d", [flat], [spec((1, 3, 0, 2), "float32"), spec((1, 3, 0, 2), "int64")], **kw) is None
+    )

@@ -116,9 +116,7 @@ def log_f32(t):
     b = t.view(np.uint32) + np.uint32(0x3F800000 - 0x3F3504F3)
     k = ((b >> np.uint32(23)).astype(np.int32) - np.int32(127)).astype(np.float32)
     m = ((b & np.uint32(0x007FFFFF)) + np.uint32(0x3F3504F3)).view(np.float32)
-    return _log_tail(
-        m - np.float32(1), k, LOG_F32, LN2_HI_F32, LN2_LO_F32, np.float32(0.5), np.float32(2)
-    )
+    return _log_tail(m - np.float32(1), k, LOG_F32, LN2_HI_F32, LN2_LO_F32, np.float32(0.5), np.float32(2))
 
 
 def log_f64(t):
@@ -244,9 +242,7 @@ def normal_f64(state, n):
     p = np.where(
         w < 6.25,
         horner(ERFINV_F64_CENTRAL, w - 3.125),
-        np.where(
-            w < 16.0, horner(ERFINV_F64_MIDDLE, root - 3.25), horner(ERFINV_F64_TAIL, root - 5.0)
-        ),
+        np.where(w < 16.0, horner(ERFINV_F64_MIDDLE, root - 3.25), horner(ERFINV_F64_TAIL, root - 5.0)),
     )
     return 1.41421356237309504880 * (p * x)
 
@@ -271,7 +267,7 @@ def dropout(x, state, p):
         return np.where(u < np.float32(p), compute(0), x.astype(compute) * scale).astype(x.dtype)
 
 
-# ---- the kernels ----
+# ---- the kernels ---------------------------------------------------------------------------------------------------
 
 STATE = np.array([123, 4567, 89, 3], np.uint32)
 SIZES = [(), (0, 3), (1,), (2,), (255,), (256,), (257,), (7, 143), (100_003,)]

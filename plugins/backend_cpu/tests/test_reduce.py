@@ -150,7 +150,7 @@ def test_keepdims_changes_nothing_but_the_shape():
     assert np.array_equal(got[:, 0], reduce("sum", x, (1,)))
 
 
-# ---- argmax, argmin ----
+# ---- argmax, argmin ------------------------------------------------------------------------------------------------
 
 ARG_SHAPES = [
     ((7,), 0), ((1, 1), 1), ((5, 300), 1), ((5, 300), 0), ((300, 5), 1), ((4, 50, 6), 1),
@@ -190,7 +190,7 @@ def test_extremes_of_integers_are_found():
         assert arg("argmin", x, 1).tolist() == [0, 1, 0, 0]
 
 
-# ---- cumsum ----
+# ---- cumsum --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "bool"])

@@ -6,8 +6,22 @@ from calls import FLOATS, array, bind, close, normal, on_threads, run, spec, sto
 
 from treadle_backend_cpu.kernels import softmax as module
 
-SHAPES = [((4, 5), 1), ((4, 5), 0), ((7,), 0), ((2, 3, 4), 1), ((3, 67), 1), ((64, 10), 1), ((5, 1), 1), ((1, 1), 0),
-          ((3, 200, 150), 1), ((2, 21, 130), 1), ((70, 515), 1), ((515, 70), 0), ((6, 4, 3), 0), ((2, 1000, 3), 1)]
+SHAPES = [
+    ((4, 5), 1),
+    ((4, 5), 0),
+    ((7,), 0),
+    ((2, 3, 4), 1),
+    ((3, 67), 1),
+    ((64, 10), 1),
+    ((5, 1), 1),
+    ((1, 1), 0),
+    ((3, 200, 150), 1),
+    ((2, 21, 130), 1),
+    ((70, 515), 1),
+    ((515, 70), 0),
+    ((6, 4, 3), 0),
+    ((2, 1000, 3), 1),
+]
 INF, NAN = np.inf, np.nan
 GRADS = {"softmax": "softmax_grad", "log_softmax": "log_softmax_grad"}
 
@@ -111,7 +125,11 @@ def test_a_number_alone():
 def test_large_differences_and_large_values():
     x = np.array([[0, -1e30, -87, -88, -104, -3e38], [1e38, 1e38, -1e38, 0, 1, 1e38]], np.float32)
     close(run(module, "softmax", [x], [spec(x.shape, "float32")], axis=1), expected("softmax", *wide(x), 1), "float32")
-    close(run(module, "log_softmax", [x], [spec(x.shape, "float32")], axis=1), expected("log_softmax", *wide(x), 1), "float32")
+    close(
+        run(module, "log_softmax", [x], [spec(x.shape, "float32")], axis=1),
+        expected("log_softmax", *wide(x), 1),
+        "float32",
+    )
 
 
 def test_exp_is_accurate():

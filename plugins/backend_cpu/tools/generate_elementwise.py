@@ -65,10 +65,8 @@ class Node(NamedTuple):
     args: tuple = ()
 
 
-# ---- parsing -----------------------------------------------------------------------------------
-TOKEN = re.compile(
-    r"\s*(?:(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|([A-Za-z_]\w*)|(<=|>=|==|!=|[-+*/%&|^~!<>(),]))"
-)
+# ---- parsing -------------------------------------------------------------------------------------------------------
+TOKEN = re.compile(r"\s*(?:(\d+\.?\d*(?:[eE][-+]?\d+)?|\.\d+)|([A-Za-z_]\w*)|(<=|>=|==|!=|[-+*/%&|^~!<>(),]))")
 PRECEDENCE = {
     "|": 1, "^": 2, "&": 3, "==": 4, "!=": 4, "<": 5, "<=": 5, ">": 5, ">=": 5,
     "+": 6, "-": 6, "*": 7, "/": 7,
@@ -142,7 +140,7 @@ def functions(node):
     return {n.value for n in walk(node) if n.kind == "call"}
 
 
-# ---- choosing types ----------------------------------------------------------------------------
+# ---- choosing types ------------------------------------------------------------------------------------------------
 def only_moves(node):
     """Tell whether an expression copies operands bit by bit: names, select by a condition."""
     if node.kind == "call" and node.value == "select":
@@ -167,7 +165,7 @@ def compute_type(node, dtype):
     return dtype.short
 
 
-# ---- writing C ---------------------------------------------------------------------------------
+# ---- writing C -----------------------------------------------------------------------------------------------------
 def number(text, short):
     if short == "f64":
         return text if re.search(r"[.eE]", text) else text + ".0"
@@ -227,7 +225,7 @@ def write_c(node, short, near=True):
     return write(node)
 
 
-# ---- ops, loops, kernels -----------------------------------------------------------------------
+# ---- ops, loops, kernels -------------------------------------------------------------------------------------------
 class File:
     """The lines of one generated file; a loop that is already there is used again."""
 
@@ -274,9 +272,7 @@ def add_kernel(files, op, dtype):
     operands = [("uint8_t" if n == "c" else CTYPE[short], n) for n in names]
     forms = ["1" if n == "c" else stored(dtype, short) for n in names]
     head_type = "uint8_t" if logical else CTYPE[short]
-    narrowest = min(
-        [1 if n == "c" else SIZE[short] for n in names] + [1 if logical else SIZE[short]]
-    )
+    narrowest = min([1 if n == "c" else SIZE[short] for n in names] + [1 if logical else SIZE[short]])
     block = 64 // narrowest
     texts = [write_c(node, short)]
     if functions(node) & FAR.get(short, set()):
@@ -287,8 +283,7 @@ def add_kernel(files, op, dtype):
     forms = forms + ["0"] * (4 - len(forms)) + ["1" if logical else stored(dtype, short)]
     name = f"{op.name}_{dtype.short}"
     file.kernels.append(
-        f"EW_KERNEL({name}, {loop}, {len(names)}, {block}, {grain}, "
-        f"{divisor(node, names)}, {', '.join(forms)})"
+        f"EW_KERNEL({name}, {loop}, {len(names)}, {block}, {grain}, {divisor(node, names)}, {', '.join(forms)})"
     )
 
 
@@ -314,13 +309,8 @@ def generate():
         for dtype in ALL:
             if dtype in op.dtypes and expression(op, dtype) is not None:
                 add_kernel(files, op, dtype)
-    head = (
-        "/* Made by tools/generate_elementwise.py from the core's declarations: change those. */\n"
-    )
-    return {
-        f"elementwise_{key}.inc": head + "\n".join(file.lines + file.kernels) + "\n"
-        for key, file in files.items()
-    }
+    head = "/* Made by tools/generate_elementwise.py from the core's declarations: change those. */\n"
+    return {f"elementwise_{key}.inc": head + "\n".join(file.lines + file.kernels) + "\n" for key, file in files.items()}
 
 
 def main():

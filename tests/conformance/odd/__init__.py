@@ -1,1 +1,4 @@
-"""Three correct backends that are unlike the CPU: without strides, without host memory, without waiting. They test the seam."""
+"""Three correct backends that are unlike the CPU: without strides, without host memory, without waiting.
+
+They test the seam.
+"""

@@ -1,6 +1,8 @@
-"""A device that only promises: every call is queued for a thread, and an error waits there for the next synchronisation.
+"""A device that only promises: every call is queued for a thread, and an error waits there for the next
+synchronisation.
 
-A kernel that fails spoils its result, not the queue; the first error since the last synchronisation is raised, with the op's name.
+A kernel that fails spoils its result, not the queue; the first error since the last synchronisation is raised, with the
+op's name.
 """
 
 import os
@@ -47,7 +49,9 @@ def read(storage, sig):
     """The operand in its layout; strides may lead back before the handle's offset."""
     if 0 in sig.shape:
         return np.empty(sig.shape, sig.dtype.np)
-    return np.ndarray(sig.shape, sig.dtype.np, storage.raw, storage.offset, [s * sig.dtype.itemsize for s in sig.strides])
+    return np.ndarray(
+        sig.shape, sig.dtype.np, storage.raw, storage.offset, [s * sig.dtype.itemsize for s in sig.strides]
+    )
 
 
 def reference(backend, call):
@@ -73,7 +77,9 @@ class Asynchronous(Backend):
     def __init__(self):
         self.error = None
         self.start()
-        os.register_at_fork(before=lambda: self.queue.join(), after_in_child=self.start)  # threads do not survive a fork
+        os.register_at_fork(
+            before=lambda: self.queue.join(), after_in_child=self.start
+        )  # threads do not survive a fork
 
     def start(self):
         """A new queue with a thread of its own."""

@@ -1,4 +1,5 @@
-"""A device that knows no strides: kernels see dense operands only, and storages are opaque handles with an offset of their own."""
+"""A device that knows no strides: kernels see dense operands only, and storages are opaque handles with an offset of
+their own."""
 
 import sys
 

@@ -1,6 +1,7 @@
 """A device in another process: memory is bytes over there, handles are integers, and everything goes through a pipe.
 
-Only reads and kernels that may raise wait for an answer. Handles are given back when they die; the far side never sees a pointer.
+Only reads and kernels that may raise wait for an answer. Handles are given back when they die; the far side never sees
+a pointer.
 """
 
 import atexit
@@ -47,7 +48,9 @@ def reference(backend, call):
     waits = call.op.name in RAISING
 
     def run(*given):
-        backend.ask("run", number, tuple((x.number, x.offset) if isinstance(x, Handle) else x for x in given), wait=waits)
+        backend.ask(
+            "run", number, tuple((x.number, x.offset) if isinstance(x, Handle) else x for x in given), wait=waits
+        )
 
     return into(run)
 
@@ -65,7 +68,9 @@ class Remote(Backend):
         self.next, self.live, self.peak = 0, 0, 0
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         worker = str(Path(__file__).with_name("remote_worker.py"))
-        self.process = subprocess.Popen([sys.executable, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, worker], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+        )
         atexit.register(self.close)
 
     def close(self):
@@ -76,7 +81,10 @@ class Remote(Backend):
             self.process.stdout.close()
 
     def ask(self, what, *details, wait=False):
-        """Send a request; with `wait` return the answer, or raise the error that is one. Numbers are given out on this side."""
+        """Send a request; with `wait` return the answer, or raise the error that is one.
+
+        Numbers are given out on this side.
+        """
         if os.getpid() != self.owner:
             raise DeviceError(f"{self.name}: a forked process cannot use its parent's connection; start it with spawn")
         with self.lock:
@@ -108,7 +116,15 @@ class Remote(Backend):
         return self.ask("d2h", storage.number, storage.offset, nbytes, wait=True)
 
     def copy_strided(self, dst, src, itemsize, shape, dst_strides, src_strides):
-        self.ask("copy", (dst.number, dst.offset), (src.number, src.offset), itemsize, tuple(shape), tuple(dst_strides), tuple(src_strides))
+        self.ask(
+            "copy",
+            (dst.number, dst.offset),
+            (src.number, src.offset),
+            itemsize,
+            tuple(shape),
+            tuple(dst_strides),
+            tuple(src_strides),
+        )
 
     def view(self, storage, nbytes):
         return storage.at(nbytes)

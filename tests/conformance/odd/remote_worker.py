@@ -47,7 +47,14 @@ class Worker:
     def run(self, number, kernel, given):
         op, ins, attrs, outs = self.kernels[kernel]
         rest = iter(given)
-        arrays = [None if x is None else array(self.memory, next(rest), x[0].np, x[1], x[2]) if isinstance(x, tuple) else next(rest) for x in ins]
+        arrays = [
+            None
+            if x is None
+            else array(self.memory, next(rest), x[0].np, x[1], x[2])
+            if isinstance(x, tuple)
+            else next(rest)
+            for x in ins
+        ]
         for y, (block, offset) in zip(compute(op, arrays, attrs, outs), rest, strict=True):
             self.memory[block][offset : offset + y.nbytes] = y.reshape(-1).view(np.uint8)
 

@@ -1,4 +1,7 @@
-"""Small NumPy backends with one defect each. Each names the ops it spoils, the level that must notice, and cases that must fail."""
+"""Small NumPy backends with one defect each.
+
+Each names the ops it spoils, the level that must notice, and cases that must fail.
+"""
 
 import numpy as np
 
@@ -57,7 +60,11 @@ class DropsNaN(Plain):
 
     def spoil(self, call, arrays, y):
         with np.errstate(all="ignore"):
-            return np.fmax.reduce(arrays[0], axis=call.attrs["axes"], keepdims=call.attrs["keepdims"]) if arrays[0].size else y
+            return (
+                np.fmax.reduce(arrays[0], axis=call.attrs["axes"], keepdims=call.attrs["keepdims"])
+                if arrays[0].size
+                else y
+            )
 
 
 class RoundsHalfUp(Plain):
@@ -76,7 +83,9 @@ class IgnoresStrides(Plain):
     ops, caught = ("add",), ("add/f32/transposed", "add/f32/spaced", "add/i8/flipped", "add/f64/0.rows")
 
     def read(self, storage, sig):
-        return np.resize(storage[: storage.size // sig.dtype.itemsize * sig.dtype.itemsize].view(sig.dtype.np), sig.shape)
+        return np.resize(
+            storage[: storage.size // sig.dtype.itemsize * sig.dtype.itemsize].view(sig.dtype.np), sig.shape
+        )
 
 
 class OneBatch(Plain):
@@ -138,7 +147,9 @@ class UnstableSort(Plain):
         if call.op.name == "sort" and ys[0].size:
             ties = np.lexsort((-ys[1], np.arange(ys[0].shape[-1]) * np.ones_like(ys[1])), axis=-1)
             same = np.concatenate([np.zeros((*ys[0].shape[:-1], 1), bool), ys[0][..., 1:] == ys[0][..., :-1]], -1)
-            swapped = np.where(same, np.roll(ys[1], 1, -1), np.where(np.roll(same, -1, -1), np.roll(ys[1], -1, -1), ys[1]))
+            swapped = np.where(
+                same, np.roll(ys[1], 1, -1), np.where(np.roll(same, -1, -1), np.roll(ys[1], -1, -1), ys[1])
+            )
             ys[1] = np.take_along_axis(swapped, ties, -1)
         return ys
 
@@ -201,7 +212,9 @@ class HalfSums(Plain):
         if y.dtype != np.float16 or not arrays[0].size:
             return y
         axes = call.attrs["axes"]
-        moved = np.moveaxis(arrays[0], axes, range(len(axes))).reshape(-1, *[n for d, n in enumerate(arrays[0].shape) if d not in axes])
+        moved = np.moveaxis(arrays[0], axes, range(len(axes))).reshape(
+            -1, *[n for d, n in enumerate(arrays[0].shape) if d not in axes]
+        )
         return np.add.accumulate(moved, axis=0, dtype=np.float16)[-1]
 
 
@@ -248,7 +261,11 @@ class WrongGradient(Plain):
     ops, caught = ("softmax_grad", "softmax"), ("softmax_grad/f32/0", "softmax/f32/grad")
 
     def candidates(self, op):
-        return [Claim(op.name, None, (ACCEPTS["strided"],), None, False)] if op.name == "softmax_grad" else super().candidates(op)
+        return (
+            [Claim(op.name, None, (ACCEPTS["strided"],), None, False)]
+            if op.name == "softmax_grad"
+            else super().candidates(op)
+        )
 
     def results(self, call, arrays):
         return [np.asarray(arrays[0] * arrays[1])] if call.op.name == "softmax_grad" else super().results(call, arrays)

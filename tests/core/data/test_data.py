@@ -87,7 +87,11 @@ def test_samplers():
     assert len(drawn) == 100 and set(drawn) == {0, 1, 2, 3}
     assert sorted(data.SubsetRandomSampler([3, 5, 9])) == [3, 5, 9]
     assert [len(b) for b in data.BatchSampler(range(7), 3, drop_last=True)] == [3, 3]
-    for bad in [lambda: data.RandomSampler(range(3), num_samples=0), lambda: data.BatchSampler(range(3), 0, False), lambda: data.RandomSampler([])]:
+    for bad in [
+        lambda: data.RandomSampler(range(3), num_samples=0),
+        lambda: data.BatchSampler(range(3), 0, False),
+        lambda: data.RandomSampler([]),
+    ]:
         with pytest.raises(ValueError, match="positive integer"):
             bad()
 
@@ -124,7 +128,11 @@ def test_loader_orders():
     assert labels(data.DataLoader(table(), batch_size=4, shuffle=True)) == a
 
 
-@pytest.mark.parametrize("wrap", [lambda t: t, lambda t: data.Subset(data.Subset(t, range(9, 0, -1)), [0, 2, 4, 6, 8])], ids=["table", "subset"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda t: t, lambda t: data.Subset(data.Subset(t, range(9, 0, -1)), [0, 2, 4, 6, 8])],
+    ids=["table", "subset"],
+)
 def test_gathered_batches_are_those_of_collation(wrap):
     fast = data.DataLoader(wrap(table()), batch_size=3)
     slow = data.DataLoader(wrap(table()), batch_size=3, collate_fn=lambda b: data.default_collate(b))

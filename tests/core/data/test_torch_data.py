@@ -29,7 +29,14 @@ SAMPLES = {
     "tensors": lambda t: t.utils.data.TensorDataset(t.arange(10).reshape(5, 2), t.ones(5)) if t is torch
     else t.data.TensorDataset(t.arange(10).reshape(5, 2), t.ones(5)),
 }  # fmt: skip
-OPTIONS = [{}, {"batch_size": 2}, {"batch_size": 2, "drop_last": True}, {"batch_size": None}, {"batch_sampler": [[4, 0], [1]]}, {"sampler": [3, 3, 1]}]
+OPTIONS = [
+    {},
+    {"batch_size": 2},
+    {"batch_size": 2, "drop_last": True},
+    {"batch_size": None},
+    {"batch_sampler": [[4, 0], [1]]},
+    {"sampler": [3, 3, 1]},
+]
 
 
 @pytest.mark.parametrize("samples", SAMPLES)

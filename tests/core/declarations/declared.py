@@ -26,7 +26,10 @@ def float_cases(op, most=4096, dtype=float64):
 
 
 def operands(made, leaf=False):
-    """The case's operands as tensors; float ones require grad with `leaf`. Points next to a kink are moved away from it."""
+    """The case's operands as tensors; float ones require grad with `leaf`.
+
+    Points next to a kink are moved away from it.
+    """
     arrays = made.arrays()
     if made.op.name in POSITIVE:
         arrays = [np.asarray(np.abs(a) + 0.1) for a in arrays]

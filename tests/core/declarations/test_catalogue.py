@@ -101,7 +101,9 @@ def test_decompositions_end_in_kernels_and_never_in_themselves():
         assert name not in path, f"circle: {' -> '.join([*path, name])}"
         if name in state:
             return
-        assert name in calls or CATALOGUE[name].tier in ("kernel", "view", "copy"), f"{path[-1]} needs {name}, which is {CATALOGUE[name].tier}"
+        assert name in calls or CATALOGUE[name].tier in ("kernel", "view", "copy"), (
+            f"{path[-1]} needs {name}, which is {CATALOGUE[name].tier}"
+        )
         for inner in sorted(calls.get(name, ())):
             visit(inner, [*path, name])
         state[name] = True

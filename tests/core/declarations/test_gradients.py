@@ -15,7 +15,8 @@ every_op = pytest.mark.parametrize("op", DIFFERENTIABLE, ids=lambda op: op.name)
 
 
 def compared(op, most=4096):
-    """Cases whose gradient is the derivative: not of roundings to a narrower type, nor where PyTorch defines it otherwise."""
+    """Cases whose gradient is the derivative: not of roundings to a narrower type, nor where PyTorch defines it
+    otherwise."""
     for made in float_cases(op, most):
         if made.attrs.get("dtype", float64) is float64 and made.attrs.get("padding_idx", -1) < 0:
             yield made
@@ -35,7 +36,9 @@ def gradients(results, xs, create_graph=False):
     pairs = [(y, w) for y, w in zip(results, weights_of(results), strict=True) if y.requires_grad]
     if not pairs:
         return [x * 0 for x in xs]
-    found = td.autograd.grad([y for y, _ in pairs], xs, [w for _, w in pairs], create_graph=create_graph, allow_unused=True)
+    found = td.autograd.grad(
+        [y for y, _ in pairs], xs, [w for _, w in pairs], create_graph=create_graph, allow_unused=True
+    )
     return [x.new_zeros(x.shape) if g is None else g for x, g in zip(xs, found, strict=True)]
 
 
@@ -48,7 +51,9 @@ def defined(made, tensors):
     return True
 
 
-@pytest.mark.parametrize("op", [op for op in DIFFERENTIABLE if op.vjp and op.decompose is not None], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op", [op for op in DIFFERENTIABLE if op.vjp and op.decompose is not None], ids=lambda op: op.name
+)
 def test_rule_agrees_with_the_differentiated_decomposition(op):
     for made in compared(op):
         args = operands(made, leaf=True)
@@ -57,7 +62,9 @@ def test_rule_agrees_with_the_differentiated_decomposition(op):
         attrs = tuple(made.attrs.get(a, d) for a, d in op.attrs.items())
         inlined = [y for y in flat(resolve.inline(op, tuple(args), attrs)) if y.dtype.kind == "f"]
         for a, b in zip(by_rule, gradients(inlined, xs), strict=True):
-            np.testing.assert_allclose(a.detach().numpy_copy(), b.detach().numpy_copy(), rtol=1e-10, atol=1e-10, err_msg=made.id)
+            np.testing.assert_allclose(
+                a.detach().numpy_copy(), b.detach().numpy_copy(), rtol=1e-10, atol=1e-10, err_msg=made.id
+            )
 
 
 def along_directions(f, xs, seed=9):
@@ -69,11 +76,20 @@ def along_directions(f, xs, seed=9):
         v = rng.standard_normal(x.shape)
         sides = []
         for step in (STEP, -STEP):
-            moved = [(td.tensor(y.detach().numpy_copy() + step * v, device=DEVICE) if y is x else y.detach()).requires_grad_() for y in xs]
-            sides.append(sum(float((y.detach().numpy_copy() * w).sum()) for y, w in zip(f(moved), weights, strict=True)))
+            moved = [
+                (
+                    td.tensor(y.detach().numpy_copy() + step * v, device=DEVICE) if y is x else y.detach()
+                ).requires_grad_()
+                for y in xs
+            ]
+            sides.append(
+                sum(float((y.detach().numpy_copy() * w).sum()) for y, w in zip(f(moved), weights, strict=True))
+            )
         exact = float((g.detach().numpy_copy() * v).sum())
         scale = sum(float(np.abs(w).sum()) for w in weights)
-        assert abs(exact - (sides[0] - sides[1]) / (2 * STEP)) <= 1e-6 * (1 + abs(exact) + scale), f"operand of shape {x.shape}"
+        assert abs(exact - (sides[0] - sides[1]) / (2 * STEP)) <= 1e-6 * (1 + abs(exact) + scale), (
+            f"operand of shape {x.shape}"
+        )
 
 
 def checked(made, order):

@@ -18,7 +18,18 @@ TABLES = json.loads((Path(__file__).parents[2] / "data" / "tables.json").read_te
 EPS = 2.0**-52
 ATTRS = {"softmax": {"axis": 1}, "log_softmax": {"axis": 1}, "logsumexp": {"axes": (1,), "keepdims": True}}
 ATTRS |= dict.fromkeys(("sum", "mean", "prod"), {"axes": (1,), "keepdims": True})
-LIMIT = {"pow": 2, "prod": 8, "softmax": 24, "log_softmax": 4, "logsumexp": 4, "sum": 8, "mean": 8, "gelu": 300, "gelu_tanh": 300, "softplus": 4}  # of eps; else 3
+LIMIT = {
+    "pow": 2,
+    "prod": 8,
+    "softmax": 24,
+    "log_softmax": 4,
+    "logsumexp": 4,
+    "sum": 8,
+    "mean": 8,
+    "gelu": 300,
+    "gelu_tanh": 300,
+    "softplus": 4,
+}  # of eps; else 3
 
 
 def numbers(nested):
@@ -32,17 +43,31 @@ def test_reference_agrees_with_the_table(name):
     assert len(want) >= 24
     with np.errstate(all="ignore"):
         got = op.reference(*args, **ATTRS.get(name, {}))
-    terms = np.abs(args[0]).sum(1, keepdims=True) if name in ("sum", "mean") else np.abs(args[0]).max(1, keepdims=True) if name in ATTRS else 0.0
+    terms = (
+        np.abs(args[0]).sum(1, keepdims=True)
+        if name in ("sum", "mean")
+        else np.abs(args[0]).max(1, keepdims=True)
+        if name in ATTRS
+        else 0.0
+    )
     error = np.abs(got - want) / (EPS * np.maximum(np.abs(want) + terms, 2.0**-1022))
-    assert error.max() <= LIMIT.get(name, 3), f"{error.max()} eps at {args[0].reshape(-1)[error.argmax() % args[0].size]}"
+    assert error.max() <= LIMIT.get(name, 3), (
+        f"{error.max()} eps at {args[0].reshape(-1)[error.argmax() % args[0].size]}"
+    )
 
 
 def kinds(op):
     """The element types that differ in how a reference treats them."""
-    return [d for d in ALL if d in op.dtypes and d.name in ("bool", "int8", "int64", "uint32", "float16", "bfloat16", "float64")]
+    return [
+        d
+        for d in ALL
+        if d in op.dtypes and d.name in ("bool", "int8", "int64", "uint32", "float16", "bfloat16", "float64")
+    ]
 
 
-@pytest.mark.parametrize("op", [op for op in CATALOGUE.values() if op.reference is not None and op.tier != "host"], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op", [op for op in CATALOGUE.values() if op.reference is not None and op.tier != "host"], ids=lambda op: op.name
+)
 def test_reference_gives_what_the_rule_declares(op):
     for kind in kinds(op):
         for n, sample in samples_for(op, kind):
@@ -50,14 +75,18 @@ def test_reference_gives_what_the_rule_declares(op):
             given = flat(arrays[0]) if op.inputs[0].many else [oracle._rounded(op, a, arrays) for a in arrays]
             with np.errstate(all="ignore"):
                 raw = op.reference(*(given if op.category == "bits" else [widen(a) for a in given]), **sample.attrs)
-            for y, spec in zip(raw if isinstance(raw, tuple) else (raw,), oracle.specs_of(op, arrays, sample.attrs), strict=True):
+            for y, spec in zip(
+                raw if isinstance(raw, tuple) else (raw,), oracle.specs_of(op, arrays, sample.attrs), strict=True
+            ):
                 y = np.asarray(y)
                 assert y.shape == spec.shape, (kind, n)
                 same = y.dtype == spec.dtype.np or (spec.dtype.kind == "f" and y.dtype == np.float64)
                 assert same, f"{kind.name} sample {n}: {y.dtype} where {spec.dtype.name} is declared"
 
 
-@pytest.mark.parametrize("op", [op for op in FLOAT_OPS if op.reference is not None and op.decompose is not None], ids=lambda op: op.name)
+@pytest.mark.parametrize(
+    "op", [op for op in FLOAT_OPS if op.reference is not None and op.decompose is not None], ids=lambda op: op.name
+)
 def test_reference_agrees_with_the_decomposition(op):
     for made in float_cases(op):
         arrays = made.arrays()
@@ -69,11 +98,20 @@ def test_reference_agrees_with_the_decomposition(op):
                 assert (got == want).all()
                 continue
             finite = np.isfinite(want)
-            assert (np.isnan(got) == np.isnan(want)).all() and (got[~finite & ~np.isnan(want)] == want[~finite & ~np.isnan(want)]).all()
+            assert (np.isnan(got) == np.isnan(want)).all() and (
+                got[~finite & ~np.isnan(want)] == want[~finite & ~np.isnan(want)]
+            ).all()
             assert (np.abs(got - want)[finite] <= 16 * EPS * (size + np.abs(want))[finite]).all(), made.id
 
 
 def test_tables_cover_the_functions():
-    needed = {op.name for op in CATALOGUE.values() if op.num.kind == "ulp"} | {"gelu", "gelu_tanh", "softplus", "softmax", "log_softmax", "logsumexp"}
+    needed = {op.name for op in CATALOGUE.values() if op.num.kind == "ulp"} | {
+        "gelu",
+        "gelu_tanh",
+        "softplus",
+        "softmax",
+        "log_softmax",
+        "logsumexp",
+    }
     assert needed <= set(TABLES)
     assert float32 is not float64

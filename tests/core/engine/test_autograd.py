@@ -15,7 +15,7 @@ def leaf(*values, dtype=td.float64):
     return td.tensor(list(values), dtype=dtype, requires_grad=True)
 
 
-# ---- accumulation --------------------------------------------------------------------------------------------------------
+# ---- accumulation --------------------------------------------------------------------------------------------------
 def test_gradients_add_up_over_calls():
     w = leaf(1.0, 2.0)
     for k in range(1, 4):
@@ -94,7 +94,15 @@ def test_gradient_has_the_leaf_s_shape_dtype_and_device():
 
 def test_complicated_broadcasts():
     rng = np.random.default_rng(0)
-    for sa, sb in (((2, 3), (3,)), ((1, 3), (2, 1)), ((), (2, 2)), ((2, 1, 3), (4, 1)), ((1,), (1, 1, 1)), ((0, 3), (3,)), ((3,), (0, 3))):
+    for sa, sb in (
+        ((2, 3), (3,)),
+        ((1, 3), (2, 1)),
+        ((), (2, 2)),
+        ((2, 1, 3), (4, 1)),
+        ((1,), (1, 1, 1)),
+        ((0, 3), (3,)),
+        ((3,), (0, 3)),
+    ):
         a, b = (td.tensor(rng.standard_normal(s), requires_grad=True) for s in (sa, sb))
         (a * b).sum().backward()
         na, nb = np.broadcast_arrays(a.detach().numpy(), b.detach().numpy())
@@ -105,7 +113,7 @@ def test_complicated_broadcasts():
             np.testing.assert_allclose(x.grad.numpy(), want)
 
 
-# ---- only what is needed -----------------------------------------------------------------------------------------------
+# ---- only what is needed -------------------------------------------------------------------------------------------
 def ops_of(f):
     """Names of the ops that f runs, views left out."""
     return [op for _, op, _, how in td.explain(f).rows if how != "view"]
@@ -141,7 +149,12 @@ def test_nothing_is_recorded_without_need():
     w = td.ones(3, requires_grad=True)
     with td.no_grad():
         assert (w * 2).node is None
-    assert (w > 0).node is None and (w * 2).int().node is None and w.argmax().node is None and w.max(0).indices.node is None
+    assert (
+        (w > 0).node is None
+        and (w * 2).int().node is None
+        and w.argmax().node is None
+        and w.max(0).indices.node is None
+    )
 
 
 def test_constants_keep_nothing_alive():
@@ -152,7 +165,7 @@ def test_constants_keep_nothing_alive():
     assert ref() is None and y.requires_grad
 
 
-# ---- modes ----------------------------------------------------------------------------------------------------------------
+# ---- modes ---------------------------------------------------------------------------------------------------------
 def test_modes_as_context_and_decorator():
     w = leaf(1.0)
     with td.no_grad():
@@ -232,7 +245,7 @@ def test_modes_do_not_leak_into_other_threads():
     assert seen == [True]
 
 
-# ---- hooks, retain_grad ---------------------------------------------------------------------------------------------------
+# ---- hooks, retain_grad --------------------------------------------------------------------------------------------
 def test_leaf_hooks():
     w, seen = leaf(1.0, 2.0), []
     first = w.register_hook(lambda g: seen.append(g.tolist()))
@@ -350,7 +363,7 @@ def test_hooks_and_retained_grads_need_a_tape():
         td.ones(2).retain_grad()
 
 
-# ---- graphs ----------------------------------------------------------------------------------------------------------------
+# ---- graphs --------------------------------------------------------------------------------------------------------
 def test_backward_frees_what_was_saved():
     w = leaf(1.0, 2.0)
     y = (w * w).sum()
@@ -471,7 +484,12 @@ def test_wrong_use():
 def test_nan_and_inf_flow_as_ieee_says():
     x = td.tensor([0.0, -1.0, float("inf"), float("nan")], dtype=td.float64, requires_grad=True)
     x.sqrt().sum().backward()
-    assert np.isinf(x.grad[0].item()) and np.isnan(x.grad[1].item()) and x.grad[2].item() == 0.0 and np.isnan(x.grad[3].item())
+    assert (
+        np.isinf(x.grad[0].item())
+        and np.isnan(x.grad[1].item())
+        and x.grad[2].item() == 0.0
+        and np.isnan(x.grad[3].item())
+    )
     y = td.tensor([float("inf"), float("nan"), 1.0], requires_grad=True)
     y[[2, 2]].sum().backward()  # what was not picked gets zero, whatever it is
     assert y.grad.tolist() == [0.0, 0.0, 2.0]
@@ -480,7 +498,7 @@ def test_nan_and_inf_flow_as_ieee_says():
     assert y.grad.tolist() == [0.0, 0.0, 1.0]
 
 
-# ---- depth, memory, threads ---------------------------------------------------------------------------------------------
+# ---- depth, memory, threads ----------------------------------------------------------------------------------------
 def test_ten_thousand_deep():
     w = leaf(1.0)
     y = w
@@ -497,7 +515,14 @@ def test_ten_thousand_deep():
 
 
 def test_ten_thousand_deep_is_freed_without_backward():
-    for op in (lambda y: y * 2, lambda y: y[0:1], lambda y: y.sin(), lambda y: td.cat([y]), lambda y: y.sort().values, lambda y: y.add_(1)):
+    for op in (
+        lambda y: y * 2,
+        lambda y: y[0:1],
+        lambda y: y.sin(),
+        lambda y: td.cat([y]),
+        lambda y: y.sort().values,
+        lambda y: y.add_(1),
+    ):
         y = leaf(1.0) * 1
         for _ in range(10000):
             y = op(y)

@@ -18,7 +18,10 @@ HERE = str(td.get_default_device())
 
 
 class Bare(Backend):
-    """The smallest backend: six methods, and kernels for two ops of one dtype. A storage is (bytes, where it points)."""
+    """The smallest backend: six methods, and kernels for two ops of one dtype.
+
+    A storage is (bytes, where it points).
+    """
 
     def alloc(self, nbytes):
         return bytearray(nbytes), 0
@@ -36,7 +39,10 @@ class Bare(Backend):
 
     def copy_strided(self, dst, src, itemsize, shape, dst_strides, src_strides):
         for index in np.ndindex(shape):
-            to, source = (s[1] + sum(i * n for i, n in zip(index, strides)) * itemsize for s, strides in ((dst, dst_strides), (src, src_strides)))
+            to, source = (
+                s[1] + sum(i * n for i, n in zip(index, strides)) * itemsize
+                for s, strides in ((dst, dst_strides), (src, src_strides))
+            )
             dst[0][to : to + itemsize] = src[0][source : source + itemsize]
 
     def synchronize(self):
@@ -62,15 +68,29 @@ def bare():
     td.fallback(before)
 
 
-# ---- names ------------------------------------------------------------------------------------------------------------------
+# ---- names ---------------------------------------------------------------------------------------------------------
 def test_names_and_identity():
     d = td.device("reference")
-    assert d is td.device("reference:0") is td.device("reference", 0) is td.device(d) is td.device(type="reference", index=0)
+    assert (
+        d
+        is td.device("reference:0")
+        is td.device("reference", 0)
+        is td.device(d)
+        is td.device(type="reference", index=0)
+    )
     assert d.type == "reference" and d.index == 0 and str(d) == "reference:0" and repr(d) == "device('reference:0')"
-    assert d == "reference" and d == "reference:0" and d != "reference:1" and d != 3 and {d: 1}[td.device("reference")] == 1
+    assert (
+        d == "reference"
+        and d == "reference:0"
+        and d != "reference:1"
+        and d != 3
+        and {d: 1}[td.device("reference")] == 1
+    )
 
 
-@pytest.mark.parametrize("name", ["reference:", "reference:-1", "reference:x", ":0", "", "reference:0:0", 3, None, "nobody", "reference:³"])
+@pytest.mark.parametrize(
+    "name", ["reference:", "reference:-1", "reference:x", ":0", "", "reference:0:0", 3, None, "nobody", "reference:³"]
+)
 def test_wrong_names(name):
     with pytest.raises(DeviceError):
         td.device(name)
@@ -88,10 +108,23 @@ def test_wrong_indices():
         td.zeros(1, device="nobody")
 
 
-# ---- contexts and defaults -----------------------------------------------------------------------------------------------------
+# ---- contexts and defaults -----------------------------------------------------------------------------------------
 def test_contexts_nest():
     def made():
-        return {str(x.device) for x in (td.zeros(1), td.tensor([1]), td.arange(2), td.rand(2), td.eye(2), td.full((1,), 2), td.empty(1), td.linspace(0, 1, 2), td.from_numpy(np.ones(1)))}
+        return {
+            str(x.device)
+            for x in (
+                td.zeros(1),
+                td.tensor([1]),
+                td.arange(2),
+                td.rand(2),
+                td.eye(2),
+                td.full((1,), 2),
+                td.empty(1),
+                td.linspace(0, 1, 2),
+                td.from_numpy(np.ones(1)),
+            )
+        }
 
     with td.device("reference") as d:
         assert d is td.device("reference") and made() == {"reference:0"} == {str(td.get_default_device())}
@@ -101,7 +134,9 @@ def test_contexts_nest():
                 assert made() == {"reference:0"}
             assert made() == {HERE}
         assert made() == {"reference:0"}
-        assert str(td.zeros(1, device=HERE).device) == HERE and str(td.ones_like(td.zeros(1, device=HERE)).device) == HERE
+        assert (
+            str(td.zeros(1, device=HERE).device) == HERE and str(td.ones_like(td.zeros(1, device=HERE)).device) == HERE
+        )
     assert made() == {HERE}
     with pytest.raises(ZeroDivisionError), td.device("reference"):
         1 / 0  # noqa: B018
@@ -152,19 +187,36 @@ def test_the_environment_chooses_a_device():
     assert run(code, TREADLE_DEVICE="reference")[1] == "reference:0 reference:0"
     status, _, text = run(code, TREADLE_DEVICE="nobody")
     assert status and "nobody provides 'nobody'" in text
-    assert run("import treadle as td; td.set_default_device('reference'); print(td.ones(1).device)", TREADLE_DEVICE="nobody")[1] == "reference:0"
+    assert (
+        run(
+            "import treadle as td; td.set_default_device('reference'); print(td.ones(1).device)",
+            TREADLE_DEVICE="nobody",
+        )[1]
+        == "reference:0"
+    )
     assert run("import treadle; print('imported')", TREADLE_DEVICE="nobody")[1] == "imported"
 
 
-# ---- moving ------------------------------------------------------------------------------------------------------------------
+# ---- moving --------------------------------------------------------------------------------------------------------
 def test_to():
     x = td.ones(2)
     assert x.to(HERE) is x and x.to(td.float32) is x and x.to(x) is x and x.to(device=None, dtype=None) is x
     assert x.to(td.float32, copy=True) is not x and x.to(HERE, td.float32, False, True) is not x
-    for args in (("reference", td.float64), (td.float64, "reference"), (td.device("reference"), "float64"), (td.zeros(1, dtype=td.float64, device="reference"),), ("reference", td.float64, True)):
+    for args in (
+        ("reference", td.float64),
+        (td.float64, "reference"),
+        (td.device("reference"), "float64"),
+        (td.zeros(1, dtype=td.float64, device="reference"),),
+        ("reference", td.float64, True),
+    ):
         y = x.to(*args)
         assert str(y.device) == "reference:0" and y.dtype is td.float64 and y.tolist() == [1, 1]
-    assert x.to(float).dtype is td.float64 and x.to(int).dtype is td.int64 and x.to(bool).dtype is td.bool and x.to("int8").dtype is td.int8
+    assert (
+        x.to(float).dtype is td.float64
+        and x.to(int).dtype is td.int64
+        and x.to(bool).dtype is td.bool
+        and x.to("int8").dtype is td.int8
+    )
     assert x.to(dtype=td.float16).dtype is td.float16 and x.to(device="reference").cpu().device.backend.host
     for wrong in (3, object(), [1]):
         with pytest.raises(ArgumentError):
@@ -195,7 +247,15 @@ def test_operands_on_different_devices():
     a, b = td.ones(2, 2, device=HERE), td.ones(2, 2, device="reference")
     if HERE == "reference:0":
         pytest.skip("one device only")
-    for f in (lambda: a + b, lambda: a @ b, lambda: td.cat([a, b]), lambda: td.where(a > 0, a, b), lambda: a.add_(b), lambda: a[b[0].to(td.int64)], lambda: td.nn.functional.linear(a, b)):
+    for f in (
+        lambda: a + b,
+        lambda: a @ b,
+        lambda: td.cat([a, b]),
+        lambda: td.where(a > 0, a, b),
+        lambda: a.add_(b),
+        lambda: a[b[0].to(td.int64)],
+        lambda: td.nn.functional.linear(a, b),
+    ):
         with pytest.raises(DeviceError, match=rf"{HERE}.*reference:0|reference:0.*{HERE}"):
             f()
     assert a.copy_(b).tolist() == [[1, 1], [1, 1]]
@@ -203,7 +263,7 @@ def test_operands_on_different_devices():
     assert a.tolist() == [[3, 3], [1, 1]]
 
 
-# ---- what runs where -------------------------------------------------------------------------------------------------------
+# ---- what runs where -----------------------------------------------------------------------------------------------
 def test_fallback_policies(bare):
     x = td.tensor([1.0, 2.0], device=bare)
     with td.fallback("error"):

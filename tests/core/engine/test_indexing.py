@@ -34,7 +34,10 @@ def random_basic(rng, shape):
 
 
 def random_advanced(rng, shape):
-    """A key of index arrays and masks that broadcast together, with slices between. No integers: NumPy counts them as arrays."""
+    """A key of index arrays and masks that broadcast together, with slices between.
+
+    No integers: NumPy counts them as arrays.
+    """
     lead = [(), (1,), (3,), (2, 3)][rng.integers(4)]
     key, axis, chosen = [], 0, False
     while axis < len(shape):
@@ -141,7 +144,10 @@ def test_gradients_of_writes(make):
         if _repeats(array, key):
             continue
         shape = array[key].shape
-        x, v = td.tensor(array, requires_grad=True), td.tensor(rng.standard_normal(shape), dtype=td.float32, requires_grad=True)
+        x, v = (
+            td.tensor(array, requires_grad=True),
+            td.tensor(rng.standard_normal(shape), dtype=td.float32, requires_grad=True),
+        )
         y = x * 1
         y[ours(key)] = v
         g = rng.standard_normal(array.shape).astype(np.float32)
@@ -166,19 +172,37 @@ def test_basic_keys_are_views_and_others_are_not():
 
 def test_more_kinds_of_index():
     x, a = td.arange(24).reshape(2, 3, 4), np.arange(24).reshape(2, 3, 4)
-    for key in (np.int64(1), np.array(1), True, False, (True, 0), (slice(None), True), np.bool_(True), [True, False], [], [1, 0]):
-        np.testing.assert_array_equal(x[key].numpy(), a[np.array(key, np.int64) if key == [] else key] if isinstance(key, list) else a[key])
+    for key in (
+        np.int64(1),
+        np.array(1),
+        True,
+        False,
+        (True, 0),
+        (slice(None), True),
+        np.bool_(True),
+        [True, False],
+        [],
+        [1, 0],
+    ):
+        np.testing.assert_array_equal(
+            x[key].numpy(), a[np.array(key, np.int64) if key == [] else key] if isinstance(key, list) else a[key]
+        )
     assert x[range(2)].tolist() == a.tolist() and x[[[]]].shape == (1, 0, 3, 4)
     assert x[td.tensor(1)].tolist() == a[1].tolist() and x[td.tensor(1) :].tolist() == a[1:].tolist()
     assert x[td.tensor(True)].shape == (1, 2, 3, 4) and x[td.tensor(False)].shape == (0, 2, 3, 4)
-    assert td.tensor(5)[()].item() == td.tensor(5)[...].item() == 5 and td.tensor(5)[None].tolist() == [5] and td.tensor(5)[td.tensor(True)].tolist() == [5]
+    assert (
+        td.tensor(5)[()].item() == td.tensor(5)[...].item() == 5
+        and td.tensor(5)[None].tolist() == [5]
+        and td.tensor(5)[td.tensor(True)].tolist() == [5]
+    )
     for kind in (td.int8, td.int16, td.int32, td.uint8, td.uint16, td.uint32):
         assert x[td.tensor([1, 0], dtype=kind)].tolist() == a[[1, 0]].tolist()
     assert [1, 2, 3][td.tensor(1)] == 2
     assert [t.item() for t in td.arange(3)] == [0, 1, 2]
 
 
-WRONG = [2, -3, (0, 3), (0, 0, 0, 0), (..., ...), 1.0, "a", td.tensor([0.5]), [5], [-3], td.tensor([True, False, True]), td.tensor([[True, False], [False, True]]),
+WRONG = [2, -3, (0, 3), (0, 0, 0, 0), (..., ...), 1.0, "a", td.tensor([0.5]), [5], [-3], td.tensor([True, False, True]),
+    td.tensor([[True, False], [False, True]]),
          {1}, ([0, 1], [0, 1, 2]), (0, [7]), (slice(None), td.tensor([9, 0])), "no index"]  # fmt: skip
 
 

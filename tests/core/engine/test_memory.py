@@ -1,4 +1,5 @@
-"""Nothing grows: a thousand training steps without the garbage collector keep memory flat, and errors leave nothing behind."""
+"""Nothing grows: a thousand training steps without the garbage collector keep memory flat, and errors leave nothing
+behind."""
 
 import gc
 import tracemalloc
@@ -32,7 +33,9 @@ def growth(step, warm=50, steps=300):
 
 def test_a_thousand_training_steps(no_gc):
     td.manual_seed(0)
-    model = td.nn.Sequential(td.nn.Linear(8, 16), td.nn.ReLU(), td.nn.Dropout(0.1), td.nn.LayerNorm(16), td.nn.Linear(16, 4))
+    model = td.nn.Sequential(
+        td.nn.Linear(8, 16), td.nn.ReLU(), td.nn.Dropout(0.1), td.nn.LayerNorm(16), td.nn.Linear(16, 4)
+    )
     optimizer = td.optim.Adam(model.parameters(), lr=1e-3)
     x, y = td.randn(32, 8), td.randint(0, 4, (32,))
 
@@ -109,7 +112,13 @@ def transforms():
 
 
 def failures():
-    for f in (lambda: td.ones(2) + td.ones(3), lambda: td.ones(3)[5], lambda: td.ones(2, requires_grad=True).add_(1), lambda: td.ones(2).sum().backward(), lambda: td.tensor("x")):
+    for f in (
+        lambda: td.ones(2) + td.ones(3),
+        lambda: td.ones(3)[5],
+        lambda: td.ones(2, requires_grad=True).add_(1),
+        lambda: td.ones(2).sum().backward(),
+        lambda: td.tensor("x"),
+    ):
         with pytest.raises((RuntimeError, IndexError, TypeError)):
             f()
 
@@ -128,7 +137,11 @@ def numbers_and_keys():
     x.tolist(), x.numpy(), x.max(0), x.sort(), repr(x)
 
 
-@pytest.mark.parametrize("step", [views_and_writes, second_order, hooks, functions, transforms, dropped_graphs, numbers_and_keys], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "step",
+    [views_and_writes, second_order, hooks, functions, transforms, dropped_graphs, numbers_and_keys],
+    ids=lambda f: f.__name__,
+)
 def test_what_a_step_leaves_behind(step, no_gc):
     objects, storages = growth(step)
     assert objects < 100 and storages <= 0, (objects, storages)

@@ -17,7 +17,16 @@ host = pytest.mark.skipif(not td.get_default_device().backend.host, reason="memo
 
 def layouts(a):
     """Views of an array with every kind of strides that can be shared."""
-    return {"dense": a, "transposed": a.T, "strided": a[::2, 1:], "column": a[:, 1], "row": a[1], "scalar": a[1, 1, ...], "new axis": a[None, :, None], "stepped": a.reshape(-1)[3::4]}
+    return {
+        "dense": a,
+        "transposed": a.T,
+        "strided": a[::2, 1:],
+        "column": a[:, 1],
+        "row": a[1],
+        "scalar": a[1, 1, ...],
+        "new axis": a[None, :, None],
+        "stepped": a.reshape(-1)[3::4],
+    }
 
 
 @host
@@ -39,7 +48,17 @@ def test_from_numpy_shares(name):
 @host
 def test_numpy_shares():
     x = td.arange(24, dtype=td.float32).reshape(2, 3, 4)
-    for view in (x, x[1], x[:, 1:, ::2], x.permute(2, 0, 1), x[0, 0, 0], x.reshape(6, 4)[::2], x.unsqueeze(0), x.detach(), x.expand(5, 2, 3, 4)):
+    for view in (
+        x,
+        x[1],
+        x[:, 1:, ::2],
+        x.permute(2, 0, 1),
+        x[0, 0, 0],
+        x.reshape(6, 4)[::2],
+        x.unsqueeze(0),
+        x.detach(),
+        x.expand(5, 2, 3, 4),
+    ):
         a = view.numpy()
         assert a.shape == view.shape and a.tolist() == view.tolist()
         if 0 not in view.stride():
@@ -95,7 +114,14 @@ def test_what_cannot_be_shared_is_copied():
 
 
 def test_what_cannot_be_converted():
-    for bad in (np.zeros(2, complex), np.zeros(2, [("a", "i4")]), np.array(["a"]), np.array([None]), np.zeros(1, "M8[D]"), np.zeros(2, np.longdouble)):
+    for bad in (
+        np.zeros(2, complex),
+        np.zeros(2, [("a", "i4")]),
+        np.array(["a"]),
+        np.array([None]),
+        np.zeros(1, "M8[D]"),
+        np.zeros(2, np.longdouble),
+    ):
         for f in (td.from_numpy, td.tensor, td.as_tensor):
             with pytest.raises(DTypeError):
                 f(bad)
@@ -136,7 +162,11 @@ def test_array_protocol():
     assert np.stack([x, x]).shape == (2, 2, 2) and np.concatenate([x, x]).shape == (4, 2)
     assert np.asarray(td.ones(2, dtype=td.bfloat16)).dtype == ml_dtypes.bfloat16
     np.testing.assert_array_equal(x, [[1.5, 2.5], [3.5, 4.5]])
-    assert float(np.float64(2) * td.tensor(3.0)) == 6 and isinstance(np.float32(2) * x, td.Tensor) and isinstance(np.int64(2) + x, td.Tensor)
+    assert (
+        float(np.float64(2) * td.tensor(3.0)) == 6
+        and isinstance(np.float32(2) * x, td.Tensor)
+        and isinstance(np.int64(2) + x, td.Tensor)
+    )
     with pytest.raises(TypeError):
         np.ones(2) + td.ones(2)
     with pytest.raises(TypeError):
@@ -149,11 +179,32 @@ def test_array_protocol():
 
 
 def test_python_numbers():
-    assert td.tensor(3).item() == 3 and isinstance(td.tensor(3).item(), int) and isinstance(td.tensor(True).item(), bool) and isinstance(td.tensor(2.5).item(), float)
-    assert float(td.tensor([2.5])) == 2.5 and int(td.tensor(2.9)) == 2 and bool(td.tensor([[1]])) and not td.tensor(0.0) and complex(td.tensor(2.0)) == 2
+    assert (
+        td.tensor(3).item() == 3
+        and isinstance(td.tensor(3).item(), int)
+        and isinstance(td.tensor(True).item(), bool)
+        and isinstance(td.tensor(2.5).item(), float)
+    )
+    assert (
+        float(td.tensor([2.5])) == 2.5
+        and int(td.tensor(2.9)) == 2
+        and bool(td.tensor([[1]]))
+        and not td.tensor(0.0)
+        and complex(td.tensor(2.0)) == 2
+    )
     assert td.tensor([2**63], dtype=td.uint64).item() == 2**63 and td.tensor(2**53 + 1).item() == 2**53 + 1
-    assert td.tensor([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]] and td.tensor(1.5).tolist() == 1.5 and td.zeros(0, 2).tolist() == []
-    for wrong in (lambda: td.ones(2).item(), lambda: bool(td.ones(2)), lambda: bool(td.ones(0)), lambda: float(td.ones(0)), lambda: int(td.ones(3))):
+    assert (
+        td.tensor([[1, 2], [3, 4]]).tolist() == [[1, 2], [3, 4]]
+        and td.tensor(1.5).tolist() == 1.5
+        and td.zeros(0, 2).tolist() == []
+    )
+    for wrong in (
+        lambda: td.ones(2).item(),
+        lambda: bool(td.ones(2)),
+        lambda: bool(td.ones(0)),
+        lambda: float(td.ones(0)),
+        lambda: int(td.ones(3)),
+    ):
         with pytest.raises(ArgumentError):
             wrong()
     with pytest.raises(TypeError):
@@ -162,7 +213,7 @@ def test_python_numbers():
         len(td.tensor(1))
 
 
-# ---- DLPack ----------------------------------------------------------------------------------------------------------------
+# ---- DLPack --------------------------------------------------------------------------------------------------------
 @host
 @pytest.mark.parametrize("name", [n for n in DTYPES if n != "bfloat16"])
 def test_dlpack_with_numpy(name):
@@ -196,12 +247,25 @@ def test_dlpack_edges():
     del x, capsule
 
 
-# ---- making ------------------------------------------------------------------------------------------------------------------
+# ---- making --------------------------------------------------------------------------------------------------------
 def test_tensor_of_python_values():
-    assert td.tensor([1, 2]).dtype is td.int64 and td.tensor([1, 2.0]).dtype is td.float32 and td.tensor([True]).dtype is td.bool and td.tensor([]).dtype is td.float32
-    assert td.tensor([td.tensor(1.0), td.tensor(2.0)]).tolist() == [1, 2] and td.tensor([np.float32(1), 2]).tolist() == [1, 2] and td.tensor((1, (2,)[0])).tolist() == [1, 2]
+    assert (
+        td.tensor([1, 2]).dtype is td.int64
+        and td.tensor([1, 2.0]).dtype is td.float32
+        and td.tensor([True]).dtype is td.bool
+        and td.tensor([]).dtype is td.float32
+    )
+    assert (
+        td.tensor([td.tensor(1.0), td.tensor(2.0)]).tolist() == [1, 2]
+        and td.tensor([np.float32(1), 2]).tolist() == [1, 2]
+        and td.tensor((1, (2,)[0])).tolist() == [1, 2]
+    )
     assert td.tensor([[td.ones(2)], [td.zeros(2)]]).shape == (2, 1, 2) and td.tensor(range(3)).tolist() == [0, 1, 2]
-    assert td.tensor(1.7, dtype=td.int32).item() == 1 and td.tensor([0, 2], dtype=bool).tolist() == [False, True] and td.tensor(2**63, dtype=td.uint64).item() == 2**63
+    assert (
+        td.tensor(1.7, dtype=td.int32).item() == 1
+        and td.tensor([0, 2], dtype=bool).tolist() == [False, True]
+        and td.tensor(2**63, dtype=td.uint64).item() == 2**63
+    )
     for bad in (None, "a", {}, object(), [1, "a"], [None], 1j, b"ab"):
         with pytest.raises(DTypeError):
             td.tensor(bad)
@@ -216,20 +280,46 @@ def test_tensor_of_python_values():
 
 
 def test_creation_functions():
-    assert td.full((2, 2), 3).dtype is td.int64 and td.full((), 2.5).item() == 2.5 and td.full(3, True).dtype is td.bool and td.full([2], td.tensor(4)).tolist() == [4, 4]
-    assert td.arange(5).tolist() == [0, 1, 2, 3, 4] and td.arange(1, 2, 0.25).tolist() == [1, 1.25, 1.5, 1.75] and td.arange(5, 0, -2).tolist() == [5, 3, 1] and td.arange(3, 3).shape == (0,)
-    assert td.arange(0, 1, 0.1).shape == (10,) and td.arange(3, dtype=td.float16).dtype is td.float16 and td.arange(td.tensor(3)).tolist() == [0, 1, 2]
+    assert (
+        td.full((2, 2), 3).dtype is td.int64
+        and td.full((), 2.5).item() == 2.5
+        and td.full(3, True).dtype is td.bool
+        and td.full([2], td.tensor(4)).tolist() == [4, 4]
+    )
+    assert (
+        td.arange(5).tolist() == [0, 1, 2, 3, 4]
+        and td.arange(1, 2, 0.25).tolist() == [1, 1.25, 1.5, 1.75]
+        and td.arange(5, 0, -2).tolist() == [5, 3, 1]
+        and td.arange(3, 3).shape == (0,)
+    )
+    assert (
+        td.arange(0, 1, 0.1).shape == (10,)
+        and td.arange(3, dtype=td.float16).dtype is td.float16
+        and td.arange(td.tensor(3)).tolist() == [0, 1, 2]
+    )
     np.testing.assert_allclose(td.linspace(-1, 1, 7).numpy(), np.linspace(-1, 1, 7), rtol=1e-6)
     assert td.eye(2, 3).tolist() == [[1, 0, 0], [0, 1, 0]] and td.eye(0).shape == (0, 0)
-    assert td.zeros((2, 3)).shape == td.zeros([2, 3]).shape == td.zeros(2, 3).shape == td.zeros(td.Size((2, 3))).shape and td.ones(()).shape == ()
-    assert td.zeros_like(td.ones(2, dtype=td.int8)).dtype is td.int8 and td.full_like(td.ones(2), 3).tolist() == [3, 3] and td.empty_like(td.ones(2, 3)).shape == (2, 3)
+    assert (
+        td.zeros((2, 3)).shape == td.zeros([2, 3]).shape == td.zeros(2, 3).shape == td.zeros(td.Size((2, 3))).shape
+        and td.ones(()).shape == ()
+    )
+    assert (
+        td.zeros_like(td.ones(2, dtype=td.int8)).dtype is td.int8
+        and td.full_like(td.ones(2), 3).tolist() == [3, 3]
+        and td.empty_like(td.ones(2, 3)).shape == (2, 3)
+    )
     x = td.ones(2, dtype=td.float64)
-    assert x.new_zeros(3).dtype is td.float64 and x.new_zeros((2, 2)).shape == (2, 2) and x.new_full((2,), 7).tolist() == [7, 7] and x.new_tensor([1, 2]).dtype is td.float64
+    assert (
+        x.new_zeros(3).dtype is td.float64
+        and x.new_zeros((2, 2)).shape == (2, 2)
+        and x.new_full((2,), 7).tolist() == [7, 7]
+        and x.new_tensor([1, 2]).dtype is td.float64
+    )
     for f in (td.zeros, td.ones, td.empty, td.rand):
         assert f(2, requires_grad=True).requires_grad
 
 
-# ---- copies ------------------------------------------------------------------------------------------------------------------
+# ---- copies --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", DTYPES)
 def test_copies_keep_the_type(name):
     x = td.tensor([0, 1, 1]).to(getattr(td, name))

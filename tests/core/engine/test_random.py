@@ -106,8 +106,10 @@ def test_generators_are_independent():
     assert td.equal(td.rand(3, generator=h), first)
     h.set_state(g.get_state())
     assert td.equal(td.randn(4, generator=h), td.randn(4, generator=g))
-    for f in (lambda g: td.randint(0, 99, (5,), generator=g), lambda g: td.randperm(9, generator=g), lambda g: td.bernoulli(td.full((9,), 0.5), generator=g),
-              lambda g: td.normal(0.0, 1.0, (3,), generator=g), lambda g: td.multinomial(td.ones(5), 3, generator=g)):  # fmt: skip
+    for f in (lambda g: td.randint(0, 99, (5,), generator=g), lambda g: td.randperm(9, generator=g),
+            lambda g: td.bernoulli(td.full((9,), 0.5), generator=g),
+              lambda g: td.normal(0.0, 1.0, (3,), generator=g),
+              lambda g: td.multinomial(td.ones(5), 3, generator=g)):  # fmt: skip
         assert td.equal(f(td.Generator().manual_seed(4)), f(td.Generator().manual_seed(4)))
 
 
@@ -230,7 +232,9 @@ def test_random_numbers_from_threads_are_all_different():
 
     td.manual_seed(16)
     seen = []
-    threads = [threading.Thread(target=lambda: seen.extend(td.rand(2).numpy().tobytes() for _ in range(100))) for _ in range(4)]
+    threads = [
+        threading.Thread(target=lambda: seen.extend(td.rand(2).numpy().tobytes() for _ in range(100))) for _ in range(4)
+    ]
     for t in threads:
         t.start()
     for t in threads:

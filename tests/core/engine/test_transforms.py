@@ -17,7 +17,7 @@ def f64(*values):
     return td.tensor(list(values), dtype=td.float64)
 
 
-# ---- grad, value_and_grad, vjp ----------------------------------------------------------------------------------------------
+# ---- grad, value_and_grad, vjp -------------------------------------------------------------------------------------
 def test_grad_of_several_arguments():
     f = lambda a, b, c: (a * b).sum() + c.sum()  # noqa: E731
     a, b, c = f64(1, 2), f64(3, 4), f64(5)
@@ -60,7 +60,8 @@ def test_nesting():
     assert td.grad(cube)(x).item() == 12
     assert td.grad(lambda x: td.grad(cube)(x).sum())(x).item() == 12
     assert td.grad(lambda x: td.grad(lambda y: td.grad(cube)(y).sum())(x).sum())(x).item() == 6
-    # an inner gradient with respect to one variable, an outer one with respect to another, as argument and from a closure
+    # an inner gradient with respect to one variable, an outer one with respect to another, as argument and from a
+    # closure
     assert td.grad(lambda b: td.grad(lambda a: (a * a * b).sum())(x).sum())(f64(5.0)).item() == 4
     inner = lambda a, b: (a * a * b).sum()  # noqa: E731
     assert td.grad(lambda b: td.grad(inner)(x, b).sum())(f64(5.0)).item() == 4
@@ -135,13 +136,17 @@ def test_jvp_by_double_vjp():
     np.testing.assert_allclose(forward.numpy(), ((f(x + v * eps) - f(x - v * eps)) / (2 * eps)).numpy(), rtol=1e-7)
 
 
-# ---- trees ----------------------------------------------------------------------------------------------------------------
+# ---- trees ---------------------------------------------------------------------------------------------------------
 def test_trees():
     tree = {"b": [1, (2, None)], "a": Point(3, {"z": 4}), "c": []}
     leaves, structure = td.tree.flatten(tree)
     assert leaves == [3, 4, 1, 2, None]
     assert td.tree.unflatten(structure, leaves) == tree
-    assert td.tree.map(lambda x: x if x is None else x + 1, tree) == {"b": [2, (3, None)], "a": Point(4, {"z": 5}), "c": []}
+    assert td.tree.map(lambda x: x if x is None else x + 1, tree) == {
+        "b": [2, (3, None)],
+        "a": Point(4, {"z": 5}),
+        "c": [],
+    }
     assert td.tree.map(lambda a, b: a + b, [1, (2,)], [10, (20,)]) == [11, (22,)]
     assert td.tree.leaves({1: "x", "k": "y", (2,): "z"}) and td.tree.leaves(td.ones(2)) is not None
     same = td.tree.flatten({"a": Point(0, {"z": 0}), "b": [0, (0, 0)], "c": []})[1]
@@ -160,7 +165,7 @@ def test_trees_of_other_dicts():
     assert leaves == [2, 1] and td.tree.unflatten(structure, leaves) == {"a": 2, "b": 1}
 
 
-# ---- Function --------------------------------------------------------------------------------------------------------------
+# ---- Function ------------------------------------------------------------------------------------------------------
 class Cube(td.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -342,7 +347,9 @@ def test_custom_vjp():
     def clipped(x, limit):
         return x * limit
 
-    clipped.defvjp(lambda x, limit: (x * limit, (x, limit)), lambda res, g: (calls.append(1) or g.clamp(-1, 1) * res[1], None))
+    clipped.defvjp(
+        lambda x, limit: (x * limit, (x, limit)), lambda res, g: (calls.append(1) or g.clamp(-1, 1) * res[1], None)
+    )
     x = leaf(2.0, 3.0)
     (clipped(x, 5.0) * 100).sum().backward()
     assert x.grad.tolist() == [5.0, 5.0] and calls == [1]
@@ -351,7 +358,7 @@ def test_custom_vjp():
     assert plain(f64(1.0)).tolist() == [2.0]
 
 
-# ---- gradcheck ---------------------------------------------------------------------------------------------------------------
+# ---- gradcheck -----------------------------------------------------------------------------------------------------
 class WrongFirst(td.autograd.Function):
     @staticmethod
     def forward(ctx, x):
@@ -390,7 +397,12 @@ def test_gradcheck_of_library_functions():
     rng = np.random.default_rng(0)
     x = td.tensor(rng.standard_normal((3, 4)), requires_grad=True)
     w = td.tensor(rng.standard_normal((4, 2)), requires_grad=True)
-    for f in (lambda x, w: x @ w, lambda x, w: (x.softmax(1) @ w, x.sum(0)), lambda x, w: (x[:, None, :] * w.t()).logsumexp(2), lambda x, w: td.cat([x, w.t()]).var(1)):
+    for f in (
+        lambda x, w: x @ w,
+        lambda x, w: (x.softmax(1) @ w, x.sum(0)),
+        lambda x, w: (x[:, None, :] * w.t()).logsumexp(2),
+        lambda x, w: td.cat([x, w.t()]).var(1),
+    ):
         assert td.autograd.gradcheck(f, [x, w]) and td.autograd.gradgradcheck(f, [x, w])
     with pytest.raises(AutogradError, match="float64"):
         td.autograd.gradcheck(lambda x: x, td.ones(2, requires_grad=True))
@@ -398,7 +410,7 @@ def test_gradcheck_of_library_functions():
         td.autograd.gradcheck(lambda x: x, f64(1.0))
 
 
-# ---- anomaly ----------------------------------------------------------------------------------------------------------------
+# ---- anomaly -------------------------------------------------------------------------------------------------------
 def test_anomaly_mode_names_the_line():
     x = td.zeros(1, requires_grad=True)
     with td.autograd.detect_anomaly():

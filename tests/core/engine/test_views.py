@@ -9,14 +9,27 @@ import treadle as td
 from treadle.errors import AutogradError, DTypeError
 
 VIEWS = {
-    "slice": lambda x: x[1:, ::2], "item": lambda x: x[1], "negative item": lambda x: x[-1], "none": lambda x: x[None], "ellipsis": lambda x: x[..., 1], "t": lambda x: x.t(), "T": lambda x: x.T, "mT": lambda x: x.mT,
-    "permute": lambda x: x.permute(1, 0), "transpose": lambda x: x.transpose(0, 1), "expand": lambda x: x[:1].expand(4, 6), "broadcast_to": lambda x: x[:1].broadcast_to((3, 6)), "flip": lambda x: x.flip(0), "flip both": lambda x: x.flip(0, 1),
-    "reverse": lambda x: x[::-1, ::-2], "reshape": lambda x: x.reshape(2, 2, 6), "view": lambda x: x.view(-1), "flatten": lambda x: x.flatten(), "ravel": lambda x: x.ravel(), "unsqueeze": lambda x: x.unsqueeze(1), "squeeze": lambda x: x[:1].squeeze(0),
-    "narrow": lambda x: x.narrow(1, 2, 3), "select": lambda x: x.select(1, 2), "split": lambda x: x.split(2)[1], "chunk": lambda x: x.chunk(2, 1)[0], "unbind": lambda x: x.unbind(1)[3], "unfold": lambda x: x.unfold(1, 2, 2), "diagonal of slices": lambda x: x[1:3][:, 1:],
-    "detach": lambda x: x.detach(), "data": lambda x: x.data, "swapaxes": lambda x: x.swapaxes(0, 1), "movedim": lambda x: x.movedim(0, 1), "view of a view": lambda x: x.t()[1:].flip(0).unsqueeze(0), "unflatten": lambda x: x.unflatten(1, (2, 3)), "iter": lambda x: list(x)[2],
+    "slice": lambda x: x[1:, ::2], "item": lambda x: x[1], "negative item": lambda x: x[-1], "none": lambda x: x[None],
+    "ellipsis": lambda x: x[..., 1], "t": lambda x: x.t(), "T": lambda x: x.T, "mT": lambda x: x.mT,
+    "permute": lambda x: x.permute(1, 0), "transpose": lambda x: x.transpose(0, 1),
+    "expand": lambda x: x[:1].expand(4, 6), "broadcast_to": lambda x: x[:1].broadcast_to((3, 6)),
+    "flip": lambda x: x.flip(0), "flip both": lambda x: x.flip(0, 1),
+    "reverse": lambda x: x[::-1, ::-2], "reshape": lambda x: x.reshape(2, 2, 6), "view": lambda x: x.view(-1),
+    "flatten": lambda x: x.flatten(), "ravel": lambda x: x.ravel(), "unsqueeze": lambda x: x.unsqueeze(1),
+    "squeeze": lambda x: x[:1].squeeze(0),
+    "narrow": lambda x: x.narrow(1, 2, 3), "select": lambda x: x.select(1, 2), "split": lambda x: x.split(2)[1],
+    "chunk": lambda x: x.chunk(2, 1)[0], "unbind": lambda x: x.unbind(1)[3], "unfold": lambda x: x.unfold(1, 2, 2),
+    "diagonal of slices": lambda x: x[1:3][:, 1:],
+    "detach": lambda x: x.detach(), "data": lambda x: x.data, "swapaxes": lambda x: x.swapaxes(0, 1),
+    "movedim": lambda x: x.movedim(0, 1), "view of a view": lambda x: x.t()[1:].flip(0).unsqueeze(0),
+    "unflatten": lambda x: x.unflatten(1, (2, 3)), "iter": lambda x: list(x)[2],
 }  # fmt: skip
-COPIES = {"clone": lambda x: x.clone(), "index": lambda x: x[[0, 1]], "mask": lambda x: x[x > 2], "contiguous": lambda x: x.t().contiguous(), "reshape of t": lambda x: x.t().reshape(-1), "gather": lambda x: x.gather(0, td.zeros(1, 6, dtype=td.int64)),
-          "cat": lambda x: td.cat([x]), "repeat": lambda x: x.repeat(1, 1), "to": lambda x: x.to(td.float64), "roll": lambda x: x.roll(1, 0), "sort": lambda x: x.sort().values, "plus": lambda x: x + 0, "tril": lambda x: x.tril()}  # fmt: skip
+COPIES = {"clone": lambda x: x.clone(), "index": lambda x: x[[0, 1]], "mask": lambda x: x[x > 2],
+    "contiguous": lambda x: x.t().contiguous(), "reshape of t": lambda x: x.t().reshape(-1),
+    "gather": lambda x: x.gather(0, td.zeros(1, 6, dtype=td.int64)),
+          "cat": lambda x: td.cat([x]), "repeat": lambda x: x.repeat(1, 1), "to": lambda x: x.to(td.float64),
+          "roll": lambda x: x.roll(1, 0), "sort": lambda x: x.sort().values, "plus": lambda x: x + 0,
+          "tril": lambda x: x.tril()}  # fmt: skip
 
 
 def fresh():
@@ -77,14 +90,36 @@ def test_gradients_of_writes_through_views(name):
 
 def test_strides_offsets_and_layouts():
     x = fresh()
-    assert x.stride() == (6, 1) and x.t().stride() == (1, 6) and x.flip(1).stride() == (6, -1) and x[:1].expand(4, 6).stride() == (0, 1) and x[1:, 2:].storage_offset() == 8
-    assert x.is_contiguous() and not x.t().is_contiguous() and x[1:].is_contiguous() and not x[:, 1:].is_contiguous() and x[:, :1].reshape(4).stride() == (6,)
-    assert x.t().reshape(6, 4).is_contiguous() is False and x.t().reshape(-1).is_contiguous() and x.view(2, 12)[:, ::3].stride() == (12, 3)
+    assert (
+        x.stride() == (6, 1)
+        and x.t().stride() == (1, 6)
+        and x.flip(1).stride() == (6, -1)
+        and x[:1].expand(4, 6).stride() == (0, 1)
+        and x[1:, 2:].storage_offset() == 8
+    )
+    assert (
+        x.is_contiguous()
+        and not x.t().is_contiguous()
+        and x[1:].is_contiguous()
+        and not x[:, 1:].is_contiguous()
+        and x[:, :1].reshape(4).stride() == (6,)
+    )
+    assert (
+        x.t().reshape(6, 4).is_contiguous() is False
+        and x.t().reshape(-1).is_contiguous()
+        and x.view(2, 12)[:, ::3].stride() == (12, 3)
+    )
 
 
 def test_overlapping_targets_are_refused():
     for v in (td.zeros(1).expand(3), td.zeros(5).unfold(0, 3, 1), td.zeros(3, 1).expand(3, 4)[1:]):
-        for write in (lambda v: v.add_(1), lambda v: v.zero_(), lambda v: v.copy_(td.ones(v.shape)), lambda v: v.__setitem__(..., 1.0), lambda v: v.exp_()):
+        for write in (
+            lambda v: v.add_(1),
+            lambda v: v.zero_(),
+            lambda v: v.copy_(td.ones(v.shape)),
+            lambda v: v.__setitem__(..., 1.0),
+            lambda v: v.exp_(),
+        ):
             with pytest.raises(AutogradError, match="share one memory"):
                 write(v)
     v = td.zeros(3, 1).expand(3, 4)[:, 0]
@@ -113,8 +148,11 @@ def test_writes_whose_source_overlaps_the_target():
 
 
 IN_PLACE = {
-    "add_": ((2.0,), lambda a: a + 2), "sub_": ((2.0,), lambda a: a - 2), "mul_": ((3,), lambda a: a * 3), "div_": ((4.0,), lambda a: a / 4), "pow_": ((2,), lambda a: a**2), "neg_": ((), lambda a: -a), "exp_": ((), np.exp), "zero_": ((), lambda a: a * 0),
-    "fill_": ((7,), lambda a: a * 0 + 7), "clamp_": ((2, 5), lambda a: a.clip(2, 5)), "sqrt_": ((), np.sqrt), "floor_divide_": ((4,), lambda a: a // 4), "remainder_": ((4,), lambda a: a % 4),
+    "add_": ((2.0,), lambda a: a + 2), "sub_": ((2.0,), lambda a: a - 2), "mul_": ((3,), lambda a: a * 3),
+    "div_": ((4.0,), lambda a: a / 4), "pow_": ((2,), lambda a: a**2), "neg_": ((), lambda a: -a), "exp_": ((), np.exp),
+    "zero_": ((), lambda a: a * 0),
+    "fill_": ((7,), lambda a: a * 0 + 7), "clamp_": ((2, 5), lambda a: a.clip(2, 5)), "sqrt_": ((), np.sqrt),
+    "floor_divide_": ((4,), lambda a: a // 4), "remainder_": ((4,), lambda a: a % 4),
 }  # fmt: skip
 
 
@@ -125,7 +163,9 @@ def test_in_place_on_every_layout(name, view):
     x = fresh() * 1
     want = x.numpy().copy()
     target = x if view == "dense" else VIEWS[view](x)
-    places = np.array(VIEWS[view](td.arange(24).reshape(4, 6)).tolist()) if view != "dense" else np.arange(24).reshape(4, 6)
+    places = (
+        np.array(VIEWS[view](td.arange(24).reshape(4, 6)).tolist()) if view != "dense" else np.arange(24).reshape(4, 6)
+    )
     want.reshape(-1)[places] = expected(want.reshape(-1)[places])
     for _ in range(2):  # the second time on the remembered path
         y = fresh() * 1
@@ -159,11 +199,30 @@ def test_augmented_assignment_of_python_operators():
         i /= 2
 
 
-# ---- dtypes ------------------------------------------------------------------------------------------------------------------
+# ---- dtypes --------------------------------------------------------------------------------------------------------
 def test_dtypes_are_values():
-    assert td.dtype("float32") is td.float32 is td.float and td.dtype(np.float32) is td.float32 and td.dtype(np.dtype("f4")) is td.float32 and td.dtype(float) is td.float64 and td.dtype(int) is td.int64 and td.dtype(bool) is td.bool
-    assert td.half is td.float16 and td.double is td.float64 and td.long is td.int64 and td.short is td.int16 and repr(td.bfloat16) == "treadle.bfloat16"
-    assert td.float16.itemsize == 2 and td.float16.is_floating_point and td.int8.is_signed and not td.uint8.is_signed and not td.float32.is_complex
+    assert (
+        td.dtype("float32") is td.float32 is td.float
+        and td.dtype(np.float32) is td.float32
+        and td.dtype(np.dtype("f4")) is td.float32
+        and td.dtype(float) is td.float64
+        and td.dtype(int) is td.int64
+        and td.dtype(bool) is td.bool
+    )
+    assert (
+        td.half is td.float16
+        and td.double is td.float64
+        and td.long is td.int64
+        and td.short is td.int16
+        and repr(td.bfloat16) == "treadle.bfloat16"
+    )
+    assert (
+        td.float16.itemsize == 2
+        and td.float16.is_floating_point
+        and td.int8.is_signed
+        and not td.uint8.is_signed
+        and not td.float32.is_complex
+    )
     for bad in ("float33", complex, "complex64", 3, None, object):
         with pytest.raises(DTypeError):
             td.dtype(bad)
@@ -171,8 +230,19 @@ def test_dtypes_are_values():
 
 def test_limits():
     f, i = td.finfo(td.float32), td.iinfo(td.int8)
-    assert f.eps == 2**-23 and f.bits == 32 and f.max == float(np.finfo(np.float32).max) and f.min == -f.max and f.tiny == f.smallest_normal == float(np.finfo(np.float32).tiny)
-    assert td.finfo(td.bfloat16).eps == 2**-7 and td.finfo(td.float16).max == 65504 and td.finfo().dtype is td.float32 and td.finfo("float64").bits == 64
+    assert (
+        f.eps == 2**-23
+        and f.bits == 32
+        and f.max == float(np.finfo(np.float32).max)
+        and f.min == -f.max
+        and f.tiny == f.smallest_normal == float(np.finfo(np.float32).tiny)
+    )
+    assert (
+        td.finfo(td.bfloat16).eps == 2**-7
+        and td.finfo(td.float16).max == 65504
+        and td.finfo().dtype is td.float32
+        and td.finfo("float64").bits == 64
+    )
     assert (i.min, i.max, i.bits) == (-128, 127, 8) and td.iinfo(td.uint64).max == 2**64 - 1
     for wrong in (lambda: td.finfo(td.int32), lambda: td.iinfo(td.float32), lambda: td.iinfo(td.bool)):
         with pytest.raises(DTypeError):
@@ -181,7 +251,10 @@ def test_limits():
 
 def test_views_of_bits():
     x = td.tensor([1.0, -2.0])
-    assert x.view(td.int32).tolist() == [0x3F800000, -0x40000000] and x.view(td.int32).view(td.float32).tolist() == [1.0, -2.0]
+    assert x.view(td.int32).tolist() == [0x3F800000, -0x40000000] and x.view(td.int32).view(td.float32).tolist() == [
+        1.0,
+        -2.0,
+    ]
     with pytest.raises(DTypeError):
         x.view(td.int16)
 

@@ -49,7 +49,13 @@ def test_shared_members_are_given_once():
     net.a = net.b = nn.Linear(2, 2)
     net.w = net.a.weight
     assert [n for n, _ in net.named_parameters()] == ["w", "a.bias"]
-    assert [n for n, _ in net.named_parameters(remove_duplicate=False)] == ["w", "a.weight", "a.bias", "b.weight", "b.bias"]
+    assert [n for n, _ in net.named_parameters(remove_duplicate=False)] == [
+        "w",
+        "a.weight",
+        "a.bias",
+        "b.weight",
+        "b.bias",
+    ]
     assert len(list(net.modules())) == 2
     assert list(net.state_dict()) == ["w", "a.weight", "a.bias", "b.weight", "b.bias"]
 
@@ -291,7 +297,9 @@ def test_repr():
             return "k=3"
 
     assert repr(Named()) == "Named(\n  k=3\n  (a): ReLU()\n  (b): Sequential(\n    (0): Tanh()\n  )\n)"
-    assert repr(nn.ModuleList([nn.ReLU(), nn.ReLU(), nn.Tanh()])) == "ModuleList(\n  (0-1): 2 x ReLU()\n  (2): Tanh()\n)"
+    assert (
+        repr(nn.ModuleList([nn.ReLU(), nn.ReLU(), nn.Tanh()])) == "ModuleList(\n  (0-1): 2 x ReLU()\n  (2): Tanh()\n)"
+    )
 
 
 def test_sequential():

@@ -43,7 +43,9 @@ def test_sdpa(mask, scale):
         close(a.grad, b.grad, 1e-4)
 
 
-@pytest.mark.parametrize("shapes", [((5, 4), (7, 4)), ((2, 5, 4), (2, 7, 4)), ((2, 1, 3, 5, 4), (1, 2, 3, 7, 4))], ids=str)
+@pytest.mark.parametrize(
+    "shapes", [((5, 4), (7, 4)), ((2, 5, 4), (2, 7, 4)), ((2, 1, 3, 5, 4), (1, 2, 3, 7, 4))], ids=str
+)
 def test_sdpa_other_ranks(shapes):
     q, k = floats(*shapes[0]), floats(*shapes[1], seed=1)
     f, g = td.nn.functional.scaled_dot_product_attention, torch.nn.functional.scaled_dot_product_attention
@@ -72,7 +74,11 @@ def test_multihead_attention(options, masks, need_weights):
     ours = td.nn.MultiheadAttention(8, 2, **options)
     assert list(ours.state_dict()) == list(theirs.state_dict())
     ours.load_state_dict({k: to_td(v) for k, v in theirs.state_dict().items()})
-    q, k, v = floats(3, 5, 8), floats(3, 7, options.get("kdim", 8), seed=1), floats(3, 7, options.get("vdim", 8), seed=2)
+    q, k, v = (
+        floats(3, 5, 8),
+        floats(3, 7, options.get("kdim", 8), seed=1),
+        floats(3, 7, options.get("vdim", 8), seed=2),
+    )
     if not options.get("batch_first"):
         q, k, v = (t.transpose(0, 1).contiguous() for t in (q, k, v))
     attn = torch.ones(5, 7).triu(3).bool() if masks in ("attn", "both") else None
@@ -109,7 +115,13 @@ def test_multihead_attention_self_unbatched_and_causal():
 @pytest.mark.parametrize("norm_first", [False, True])
 @pytest.mark.parametrize("activation", ["relu", "gelu"])
 def test_encoder(norm_first, activation):
-    options = {"dim_feedforward": 16, "dropout": 0.0, "activation": activation, "norm_first": norm_first, "batch_first": True}
+    options = {
+        "dim_feedforward": 16,
+        "dropout": 0.0,
+        "activation": activation,
+        "norm_first": norm_first,
+        "batch_first": True,
+    }
     theirs = torch.nn.TransformerEncoder(
         torch.nn.TransformerEncoderLayer(8, 2, **options), 2, torch.nn.LayerNorm(8), enable_nested_tensor=False
     )

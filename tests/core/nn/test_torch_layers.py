@@ -240,7 +240,8 @@ def test_first_weights_are_drawn_as_pytorchs():
 
 INIT = [
     ("xavier_uniform_", {"gain": 2.0}), ("xavier_normal_", {}), ("kaiming_uniform_", {"a": 1.0}),
-    ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}), ("trunc_normal_", {"std": 0.5, "a": -0.4, "b": 0.9}),
+    ("kaiming_normal_", {"mode": "fan_out", "nonlinearity": "relu"}),
+    ("trunc_normal_", {"std": 0.5, "a": -0.4, "b": 0.9}),
     ("trunc_normal_", {"mean": 0.0, "std": 1.0, "a": 2.5, "b": 3.0}), ("uniform_", {"a": -2.0, "b": 3.0}),
     ("normal_", {"mean": 1.0, "std": 3.0}), ("constant_", {"val": 3.0}), ("ones_", {}), ("zeros_", {}),
 ]  # fmt: skip

@@ -23,7 +23,8 @@ def descend(opt, p, steps):
 
 @pytest.mark.parametrize("make", [
     lambda p: optim.SGD(p, lr=0.1), lambda p: optim.SGD(p, lr=0.05, momentum=0.8, nesterov=True),
-    lambda p: optim.Adam(p, lr=0.3), lambda p: optim.AdamW(p, lr=0.3, weight_decay=0.0), lambda p: optim.Adam(p, lr=0.3, amsgrad=True),
+    lambda p: optim.Adam(p, lr=0.3), lambda p: optim.AdamW(p, lr=0.3, weight_decay=0.0),
+    lambda p: optim.Adam(p, lr=0.3, amsgrad=True),
 ])  # fmt: skip
 def test_finds_a_minimum(make):
     p = leaf(0.0, 10.0)

@@ -33,7 +33,9 @@ SHAPES = [(3, 4), (5,), (), (2, 0)]
 def make(seed=0):
     rng = np.random.default_rng(seed)
     arrays = [np.asarray(rng.standard_normal(s), np.float32) for s in SHAPES]
-    return [torch.from_numpy(a.copy()).requires_grad_() for a in arrays], [td.from_numpy(a.copy()).requires_grad_() for a in arrays]
+    return [torch.from_numpy(a.copy()).requires_grad_() for a in arrays], [
+        td.from_numpy(a.copy()).requires_grad_() for a in arrays
+    ]
 
 
 def set_grads(theirs, ours, step):

@@ -23,7 +23,9 @@ CASES = {
         o, [s.LinearLR(o, 0.1, 1.0, 3), s.CosineAnnealingLR(o, 6), s.ExponentialLR(o, 0.5)], [3, 9]
     ),
     "one_cycle": lambda s, o: s.OneCycleLR(o, [1.0, 0.5], total_steps=15),
-    "one_cycle_linear": lambda s, o: s.OneCycleLR(o, 1.0, epochs=3, steps_per_epoch=5, anneal_strategy="linear", pct_start=0.4),
+    "one_cycle_linear": lambda s, o: s.OneCycleLR(
+        o, 1.0, epochs=3, steps_per_epoch=5, anneal_strategy="linear", pct_start=0.4
+    ),
     "one_cycle_three": lambda s, o: s.OneCycleLR(o, 1.0, total_steps=15, three_phase=True, pct_start=0.3),
 }
 
@@ -125,7 +127,8 @@ def test_errors_and_warnings():
     for make_it in [
         lambda: s.ConstantLR(opt, 2.0), lambda: s.LinearLR(opt, 0.0), lambda: s.LambdaLR(opt, [lambda e: 1.0]),
         lambda: s.OneCycleLR(opt, 1.0), lambda: s.OneCycleLR(opt, 1.0, total_steps=5, anneal_strategy="sin"),
-        lambda: s.SequentialLR(opt, [s.StepLR(opt, 1)], [2]), lambda: s.SequentialLR(opt, [s.ReduceLROnPlateau(opt)], []),
+        lambda: s.SequentialLR(opt, [s.StepLR(opt, 1)], [2]),
+        lambda: s.SequentialLR(opt, [s.ReduceLROnPlateau(opt)], []),
         lambda: s.ReduceLROnPlateau(opt, factor=1.0), lambda: s.ReduceLROnPlateau(opt, mode="mid"),
     ]:  # fmt: skip
         with pytest.raises(ValueError, match=r"."):

@@ -13,11 +13,29 @@ import pytest
 import treadle as td
 from treadle.errors import FormatError
 
-DTYPES = [td.bool, td.int8, td.int16, td.int32, td.int64, td.uint8, td.uint16, td.uint32, td.uint64, td.float16, td.bfloat16, td.float32, td.float64]
+DTYPES = [
+    td.bool,
+    td.int8,
+    td.int16,
+    td.int32,
+    td.int64,
+    td.uint8,
+    td.uint16,
+    td.uint32,
+    td.uint64,
+    td.float16,
+    td.bfloat16,
+    td.float32,
+    td.float64,
+]
 
 
 def same(a, b):
-    return a.dtype is b.dtype and tuple(a.shape) == tuple(b.shape) and np.array_equal(a.to(td.float64).numpy(), b.to(td.float64).numpy())
+    return (
+        a.dtype is b.dtype
+        and tuple(a.shape) == tuple(b.shape)
+        and np.array_equal(a.to(td.float64).numpy(), b.to(td.float64).numpy())
+    )
 
 
 def dump(obj):
@@ -112,7 +130,14 @@ def test_optimizer_state_resumes():
 
 
 def test_what_cannot_be_saved():
-    for bad in ({"a": object()}, {"a": {1, 2}}, {(1, 2): td.ones(1)}, {True: td.ones(1)}, {"a": np.ones(2)}, {"a": b"bytes"}):
+    for bad in (
+        {"a": object()},
+        {"a": {1, 2}},
+        {(1, 2): td.ones(1)},
+        {True: td.ones(1)},
+        {"a": np.ones(2)},
+        {"a": b"bytes"},
+    ):
         with pytest.raises(TypeError, match="save:"):
             dump(bad)
     with pytest.raises(ValueError, match="surrogates"):
@@ -132,7 +157,11 @@ def test_layout_on_disk():
 
 def test_safetensors_reads_and_writes_the_same(tmp_path):
     st = pytest.importorskip("safetensors.numpy")
-    arrays = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "i": np.array([1, 2], np.int64), "e": np.zeros((0, 2), np.float16)}
+    arrays = {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "i": np.array([1, 2], np.int64),
+        "e": np.zeros((0, 2), np.float16),
+    }
     td.save({k: td.from_numpy(v.copy()) for k, v in arrays.items()}, tmp_path / "ours")
     back = st.load_file(tmp_path / "ours")
     assert all(np.array_equal(back[k], v) for k, v in arrays.items())
@@ -196,7 +225,10 @@ FOREIGN = {
     "deep": (assemble(b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}"), "not valid JSON"),
     "nan": (assemble(b'{"a":NaN}'), "not JSON"),
     "long number": (assemble(b'{"a":' + b"1" * 5000 + b"}"), "not valid JSON"),
-    "duplicate": (assemble(b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entry()).encode() + b"}", bytes(8)), "twice"),
+    "duplicate": (
+        assemble(b'{"a":' + json.dumps(entry()).encode() + b',"a":' + json.dumps(entry()).encode() + b"}", bytes(8)),
+        "twice",
+    ),
     "metadata": (assemble({"__metadata__": {"a": 1}}), "text only"),
     "metadata list": (assemble({"__metadata__": []}), "text only"),
     "no fields": (assemble({"a": {"dtype": "F32"}}), "needs dtype"),
@@ -230,7 +262,9 @@ def test_malformed_files_of_others(name):
 
 
 def test_files_of_others_without_checksums():
-    raw = assemble({"__metadata__": {"format": "pt"}, "b": entry(), "a": entry("I64", (), (8, 16))}, struct.pack("<ffq", 1, 2, 3))
+    raw = assemble(
+        {"__metadata__": {"format": "pt"}, "b": entry(), "a": entry("I64", (), (8, 16))}, struct.pack("<ffq", 1, 2, 3)
+    )
     y = parse(raw)
     assert list(y) == ["b", "a"] and y["b"].tolist() == [1.0, 2.0] and y["a"].item() == 3
 

@@ -19,7 +19,9 @@ from treadle.sig import dense_sig
 from treadle.tape import Rule
 
 
-def to(x: Tensor, *args: Any, device: Any = None, dtype: Any = None, copy: bool = False, non_blocking: bool = False) -> Tensor:
+def to(
+    x: Tensor, *args: Any, device: Any = None, dtype: Any = None, copy: bool = False, non_blocking: bool = False
+) -> Tensor:
     """Return x with another dtype or on another device; x itself when nothing changes (and copy is False).
 
     >>> import treadle as td
@@ -77,7 +79,9 @@ def numpy(x: Tensor, *, force: bool = False) -> Any:
     kind, strides = x.sig.dtype, x.sig.strides
     if any(s < 0 for s in strides):
         return numpy_copy(x)
-    return np.ndarray(x.sig.shape, kind.np, backend.host_view(x.storage), 0, tuple([s * kind.itemsize for s in strides]))
+    return np.ndarray(
+        x.sig.shape, kind.np, backend.host_view(x.storage), 0, tuple([s * kind.itemsize for s in strides])
+    )
 
 
 def __array__(x: Tensor, dtype: Any = None, copy: bool | None = None) -> Any:
@@ -232,7 +236,7 @@ def _rebuild(cls: Any, array: Any, kind: str, device: str, requires_grad: bool, 
     return made
 
 
-# ---- new tensors like this one ------------------------------------------------------------------------------------------
+# ---- new tensors like this one -------------------------------------------------------------------------------------
 def new_zeros(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
     """Return zeros with x's dtype and device."""
     return creation.zeros(*size, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
@@ -243,7 +247,9 @@ def new_ones(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requi
     return creation.ones(*size, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
 
 
-def new_full(x: Tensor, size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def new_full(
+    x: Tensor, size: Any, fill_value: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Return a tensor of one value with x's dtype and device."""
     return creation.full(size, fill_value, dtype or x.dtype, device or x.device, requires_grad)
 
@@ -272,11 +278,14 @@ def _caster(kind: Any) -> Any:
     return cast
 
 
-CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16, "int": dtypes.int32,
-         "long": dtypes.int64, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8, "bool": dtypes.bool_}  # fmt: skip
+CASTS = {"float": dtypes.float32, "double": dtypes.float64, "half": dtypes.float16, "bfloat16": dtypes.bfloat16,
+    "int": dtypes.int32,
+         "long": dtypes.int64, "short": dtypes.int16, "char": dtypes.int8, "byte": dtypes.uint8,
+         "bool": dtypes.bool_}  # fmt: skip
 METHODS: dict[str, Any] = {
     f.__name__: f for f in (
-        to, numpy, numpy_copy, __array__, __dlpack__, __dlpack_device__, item, tolist, cpu, detach, detach_, clone, contiguous, requires_grad_,
+        to, numpy, numpy_copy, __array__, __dlpack__, __dlpack_device__, item, tolist, cpu, detach, detach_, clone,
+        contiguous, requires_grad_,
         __deepcopy__, __copy__, __reduce_ex__, new_zeros, new_ones, new_full, new_empty, new_tensor, new_arange,
     )
 } | {name: _caster(kind) for name, kind in CASTS.items()}  # fmt: skip

@@ -1,4 +1,7 @@
-"""Subscripts: integers, slices, None and Ellipsis are views; integer arrays and boolean masks gather; assignment writes through."""
+"""Subscripts: integers, slices, None and Ellipsis are views.
+
+Integer arrays and boolean masks gather; assignment writes through.
+"""
 
 from typing import Any
 
@@ -48,12 +51,19 @@ def __getitem__(x: Tensor, key: Any) -> Tensor:
 
 
 def _basic_key(key: Any) -> Any:
-    """A hashable form of a key of integers, slices, None and Ellipsis only; None for any other (True equals 1, a tensor may change)."""
+    """A hashable form of a key of integers, slices, None and Ellipsis only.
+
+    None for any other (True equals 1, a tensor may change).
+    """
     out: list[Any] = []
     for item in key if key.__class__ is tuple else (key,):
         if item.__class__ is slice:
             start, stop, step = item.start, item.stop, item.step
-            if (start is not None and start.__class__ is not int) or (stop is not None and stop.__class__ is not int) or (step is not None and step.__class__ is not int):
+            if (
+                (start is not None and start.__class__ is not int)
+                or (stop is not None and stop.__class__ is not int)
+                or (step is not None and step.__class__ is not int)
+            ):
                 return None
             out.append((start, stop, step))
         elif item.__class__ is int or item is None or item is Ellipsis:
@@ -100,7 +110,8 @@ def _value(value: Any, x: Tensor) -> Tensor:
 
 
 def _kind_for(value: Any, x: Tensor) -> Any:
-    """Python numbers take the target's dtype, unless that would lose a fraction silently (then the cast truncates, as PyTorch)."""
+    """Python numbers take the target's dtype, unless that would lose a fraction silently (then the cast truncates, as
+    PyTorch)."""
     return x.dtype if isinstance(value, (bool, int)) or x.dtype.kind == "f" else None
 
 
@@ -136,9 +147,13 @@ def _as_items(x: Tensor, item: Any) -> list[Any]:
         return [item.__index__()]
     if isinstance(item, (list, range, np.ndarray)):
         array = creation.to_array(list(item) if isinstance(item, range) else item)
-        item = creation.from_array(array if array.size or isinstance(item, np.ndarray) else array.astype(np.int64), x.device)
+        item = creation.from_array(
+            array if array.size or isinstance(item, np.ndarray) else array.astype(np.int64), x.device
+        )
     if not isinstance(item, Tensor):
-        raise IndexRangeError(f"index: expected integers, slices, None, ..., masks or integer arrays: {type(item).__name__}")
+        raise IndexRangeError(
+            f"index: expected integers, slices, None, ..., masks or integer arrays: {type(item).__name__}"
+        )
     if item.dtype.kind == "f":
         raise IndexRangeError(f"index: an index tensor must be of integers or bools: {item.dtype.name}")
     if item.dtype.kind == "b":
@@ -184,7 +199,9 @@ def _split(x: Tensor, items: list[Any]) -> tuple[Any, list[tuple[int, Tensor]]]:
         else:
             if isinstance(item, _Column):
                 if item.size != n:
-                    raise IndexRangeError(f"index: the mask has size {item.size} where the tensor has {n} (axis {axis}, shape {x.shape})")
+                    raise IndexRangeError(
+                        f"index: the mask has size {item.size} where the tensor has {n} (axis {axis}, shape {x.shape})"
+                    )
                 item = item.tensor
             advanced.append((out, item))
             basic.append((0, n, 1))
@@ -209,7 +226,9 @@ def _coordinates(y: Tensor, advanced: list[tuple[int, Tensor]]) -> tuple[Tensor,
         shape = broadcast("index", *(t.shape for t in tensors))
     except ShapeError as e:
         raise IndexRangeError(str(e)) from None
-    wide = [FN["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors]
+    wide = [
+        FN["expand"](t.to(dtypes.int64) if t.dtype.itemsize < 4 or t.dtype.kind == "u" else t, shape) for t in tensors
+    ]
     index = wide[0].unsqueeze(-1) if len(wide) == 1 else wide[0].stack(wide, -1)
     axes = [a for a, _ in advanced]
     together = axes == list(range(axes[0], axes[0] + len(axes)))

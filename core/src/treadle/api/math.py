@@ -12,7 +12,8 @@ from treadle.shapes import axis as axis_of
 
 add_op, sub_op, mul_op = OPS["add"].fn, OPS["sub"].fn, OPS["mul"].fn
 neg, abs, sign, floor, sqrt, exp, log, expm1, log1p, sin, cos, tanh, erf = (
-    OPS[n].fn for n in ("neg", "abs", "sign", "floor", "sqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh", "erf")
+    OPS[n].fn for n in ("neg", "abs", "sign", "floor", "sqrt", "exp", "log", "expm1", "log1p", "sin", "cos", "tanh",
+    "erf")
 )  # fmt: skip
 maximum, minimum, atan2, where_op, bitwise_and, bitwise_or, bitwise_xor = (
     OPS[n].fn for n in ("maximum", "minimum", "atan2", "where", "bit_and", "bit_or", "bit_xor")
@@ -103,7 +104,9 @@ def floor_divide(a: Any, b: Any) -> Tensor:
         return where_op(below, q - 1, q)  # type: ignore[no-any-return]
     q = FN["round"](q)
     true = true_divide(a, b)
-    return where_op(eq(b, 0) if isinstance(b, Tensor) else b == 0, true, where_op(below, q - 1, where_op(q == 0, true * 0, q)))  # type: ignore[no-any-return]
+    return where_op(
+        eq(b, 0) if isinstance(b, Tensor) else b == 0, true, where_op(below, q - 1, where_op(q == 0, true * 0, q))
+    )  # type: ignore[no-any-return]
 
 
 def pow(x: Any, exponent: Any) -> Tensor:
@@ -334,7 +337,9 @@ def asinh(x: Tensor) -> Tensor:
     near = clamp(x, -steep, steep)
     root = sqrt(near * near + 1)
     flat = near + near.sign() * (near * near / (root + 1))  # near + root - 1 for positive ones, without cancellation
-    return where_op(a > steep, sign(x) * (log(maximum(a, steep)) + _math.log(2.0)), where_op(x < 0, -log1p(-flat), log1p(flat)))
+    return where_op(
+        a > steep, sign(x) * (log(maximum(a, steep)) + _math.log(2.0)), where_op(x < 0, -log1p(-flat), log1p(flat))
+    )
 
 
 def acosh(x: Tensor) -> Tensor:
@@ -383,7 +388,9 @@ def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
     >>> td.masked_fill(td.ones(2), td.tensor([True, False]), 0.0)
     tensor([0., 1.])
     """
-    return where_op(mask, x.new_tensor(value) if x.dtype.kind != "f" and not isinstance(value, Tensor) else value, x).to(x.dtype)  # type: ignore[no-any-return]
+    return where_op(
+        mask, x.new_tensor(value) if x.dtype.kind != "f" and not isinstance(value, Tensor) else value, x
+    ).to(x.dtype)  # type: ignore[no-any-return]
 
 
 def isclose(a: Tensor, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
@@ -447,10 +454,11 @@ def floor_(x: Tensor) -> Tensor:
     return x.copy_(floor(x))
 
 
-FUNCTIONS = """abs absolute neg negative sign floor sqrt exp log expm1 log1p sin cos tanh erf maximum minimum atan2 arctan2 bitwise_and
-bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge relu sigmoid reciprocal rsqrt square
-true_divide fmod add sub mul multiply subtract div divide trunc remainder floor_divide pow round ceil frac clamp clip clamp_min clamp_max
-where logical_not logical_and logical_or logical_xor isnan isinf isfinite signbit copysign log2 log10 exp2 tan asin acos atan sinh cosh
-asinh acosh atanh lerp addcmul addcdiv nan_to_num masked_fill isclose allclose equal softmax log_softmax""".split()
+FUNCTIONS = """abs absolute neg negative sign floor sqrt exp log expm1 log1p sin cos tanh erf maximum minimum atan2
+    arctan2 bitwise_and bitwise_or bitwise_xor bitwise_not bitwise_left_shift bitwise_right_shift eq ne lt le gt ge
+    relu sigmoid reciprocal rsqrt square true_divide fmod add sub mul multiply subtract div divide trunc remainder
+    floor_divide pow round ceil frac clamp clip clamp_min clamp_max where logical_not logical_and logical_or
+    logical_xor isnan isinf isfinite signbit copysign log2 log10 exp2 tan asin acos atan sinh cosh asinh acosh atanh
+    lerp addcmul addcdiv nan_to_num masked_fill isclose allclose equal softmax log_softmax""".split()
 __all__ = FUNCTIONS  # noqa: PLE0605
 METHODS: dict[str, Any] = {n: globals()[n] for n in FUNCTIONS if n != "where"} | {"where": _tensor_where}

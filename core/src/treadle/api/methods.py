@@ -56,23 +56,27 @@ def _comparable(b: Any) -> bool:
     return isinstance(b, (Tensor, int, float)) or hasattr(b, "dtype")
 
 
-
-
 OPERATORS: dict[str, Any] = {
-    "__add__": math.add_op, "__radd__": math.add_op, "__sub__": math.sub_op, "__rsub__": REVERSED["sub"], "__mul__": math.mul_op,
-    "__rmul__": math.mul_op, "__truediv__": math.true_divide, "__rtruediv__": REVERSED["true_div"], "__floordiv__": math.floor_divide,
-    "__rfloordiv__": _swap(math.floor_divide), "__mod__": math.remainder, "__rmod__": _swap(math.remainder), "__pow__": math.pow,
-    "__rpow__": _rpow, "__matmul__": linalg.matmul, "__rmatmul__": _swap(linalg.matmul), "__neg__": math.neg, "__pos__": lambda x: x,
+    "__add__": math.add_op, "__radd__": math.add_op, "__sub__": math.sub_op, "__rsub__": REVERSED["sub"],
+    "__mul__": math.mul_op,
+    "__rmul__": math.mul_op, "__truediv__": math.true_divide, "__rtruediv__": REVERSED["true_div"],
+    "__floordiv__": math.floor_divide,
+    "__rfloordiv__": _swap(math.floor_divide), "__mod__": math.remainder, "__rmod__": _swap(math.remainder),
+    "__pow__": math.pow,
+    "__rpow__": _rpow, "__matmul__": linalg.matmul, "__rmatmul__": _swap(linalg.matmul), "__neg__": math.neg,
+    "__pos__": lambda x: x,
     "__abs__": math.abs, "__invert__": math.bitwise_not, "__and__": math.bitwise_and, "__rand__": math.bitwise_and,
     "__or__": math.bitwise_or, "__ror__": math.bitwise_or, "__xor__": math.bitwise_xor, "__rxor__": math.bitwise_xor,
     "__lshift__": math.bitwise_left_shift, "__rlshift__": REVERSED["shl"], "__rshift__": math.bitwise_right_shift,
-    "__rrshift__": REVERSED["shr"], "__lt__": math.lt, "__le__": math.le, "__gt__": math.gt, "__ge__": math.ge, "__eq__": _eq, "__ne__": _ne,
-    "__bool__": _bool, "__float__": lambda x: float(convert.item(x)), "__int__": lambda x: int(convert.item(x)), "__index__": _index,
+    "__rrshift__": REVERSED["shr"], "__lt__": math.lt, "__le__": math.le, "__gt__": math.gt, "__ge__": math.ge,
+    "__eq__": _eq, "__ne__": _ne,
+    "__bool__": _bool, "__float__": lambda x: float(convert.item(x)), "__int__": lambda x: int(convert.item(x)),
+    "__index__": _index,
     "__len__": _len, "__contains__": _contains,
 }  # fmt: skip
 
 
-# ---- in place ---------------------------------------------------------------------------------------------------------
+# ---- in place ------------------------------------------------------------------------------------------------------
 def _inplace_by_copy(name: str, function: Any) -> Any:
     """`x.name_(...)`: the function's result, written over x."""
 
@@ -80,7 +84,9 @@ def _inplace_by_copy(name: str, function: Any) -> Any:
         source = x
         if tape.grad_enabled() and x.node is not None:
             inplace._check_recordable(name, x)
-            source = Tensor(inplace.resolving.copy_of(x), inplace.resolving.dense_sig(x.dtype, x.shape, x.device), x.node)
+            source = Tensor(
+                inplace.resolving.copy_of(x), inplace.resolving.dense_sig(x.dtype, x.shape, x.device), x.node
+            )
         return inplace.copy_(x, function(source, *args, **kwargs))
 
     method.__name__ = f"{name}_"
@@ -124,24 +130,40 @@ def _with_alpha(name: str) -> Any:
     return method
 
 
-IN_PLACE: dict[str, Any] = {"add_": _with_alpha("add"), "sub_": _with_alpha("sub"), "mul_": inplace.inplace_method(OPS["mul"]), "div_": inplace.inplace_method(OPS["true_div"])}
-IN_PLACE |= {"copy_": inplace.copy_, "fill_": fill_, "zero_": zero_, "masked_fill_": masked_fill_, "index_put_": index_put_}
+IN_PLACE: dict[str, Any] = {
+    "add_": _with_alpha("add"),
+    "sub_": _with_alpha("sub"),
+    "mul_": inplace.inplace_method(OPS["mul"]),
+    "div_": inplace.inplace_method(OPS["true_div"]),
+}
+IN_PLACE |= {
+    "copy_": inplace.copy_,
+    "fill_": fill_,
+    "zero_": zero_,
+    "masked_fill_": masked_fill_,
+    "index_put_": index_put_,
+}
 IN_PLACE |= {
     f"{n}_": _inplace_by_copy(n, getattr(math, n)) for n in (
-        "neg", "abs", "sqrt", "exp", "log", "relu", "sigmoid", "tanh", "clamp", "clamp_min", "clamp_max", "floor", "ceil", "round", "reciprocal", "rsqrt", "square",
-        "pow", "remainder", "lerp", "addcmul", "addcdiv", "sin", "cos", "sign", "trunc", "bitwise_and", "bitwise_or", "bitwise_xor",
+        "neg", "abs", "sqrt", "exp", "log", "relu", "sigmoid", "tanh", "clamp", "clamp_min", "clamp_max", "floor",
+        "ceil", "round", "reciprocal", "rsqrt", "square",
+        "pow", "remainder", "lerp", "addcmul", "addcdiv", "sin", "cos", "sign", "trunc", "bitwise_and", "bitwise_or",
+        "bitwise_xor",
         "floor_divide", "logical_and", "logical_or", "nan_to_num",
     )
 }  # fmt: skip
 IN_PLACE |= {f"{n}_": _inplace_by_copy(n, getattr(shape, n)) for n in ("tril", "triu", "scatter", "scatter_add")}
 IN_PLACE |= {
-    "__iadd__": inplace.inplace_method(OPS["add"]), "__isub__": inplace.inplace_method(OPS["sub"]), "__imul__": IN_PLACE["mul_"],
-    "__itruediv__": IN_PLACE["div_"], "__ipow__": IN_PLACE["pow_"], "__iand__": IN_PLACE["bitwise_and_"], "__ior__": IN_PLACE["bitwise_or_"],
-    "__ixor__": IN_PLACE["bitwise_xor_"], "__ifloordiv__": IN_PLACE["floor_divide_"], "__imod__": IN_PLACE["remainder_"],
+    "__iadd__": inplace.inplace_method(OPS["add"]), "__isub__": inplace.inplace_method(OPS["sub"]),
+    "__imul__": IN_PLACE["mul_"],
+    "__itruediv__": IN_PLACE["div_"], "__ipow__": IN_PLACE["pow_"], "__iand__": IN_PLACE["bitwise_and_"],
+    "__ior__": IN_PLACE["bitwise_or_"],
+    "__ixor__": IN_PLACE["bitwise_xor_"], "__ifloordiv__": IN_PLACE["floor_divide_"],
+    "__imod__": IN_PLACE["remainder_"],
 }  # fmt: skip
 
 
-# ---- metadata and autograd ---------------------------------------------------------------------------------------------
+# ---- metadata and autograd -----------------------------------------------------------------------------------------
 def numel(x: Tensor) -> int:
     """Return the number of elements."""
     return x.sig.size
@@ -173,7 +195,8 @@ def is_contiguous(x: Tensor) -> bool:
 
 
 def register_hook(x: Tensor, hook: Any) -> Any:
-    """Call hook(gradient) when backward reaches x; what it returns (if anything) replaces the gradient. Returns a handle with remove().
+    """Call hook(gradient) when backward reaches x; what it returns (if anything) replaces the gradient. Returns a
+    handle with remove().
 
     >>> import treadle as td
     >>> x = td.ones(1, requires_grad=True)
@@ -242,8 +265,10 @@ def grad_fn(x: Tensor) -> Any:
 
 PROPERTIES: dict[str, Any] = {
     "T": property(lambda x: shape.t(x) if x.ndim <= 2 else FN["permute"](x, tuple(range(x.ndim))[::-1])),
-    "mT": property(lambda x: shape.transpose(x, -1, -2)), "data": property(convert.detach, lambda x, y: _set_data(x, y)),
-    "grad_fn": property(grad_fn), "nbytes": property(lambda x: x.sig.nbytes), "itemsize": property(lambda x: x.dtype.itemsize),
+    "mT": property(lambda x: shape.transpose(x, -1, -2)),
+    "data": property(convert.detach, lambda x, y: _set_data(x, y)),
+    "grad_fn": property(grad_fn), "nbytes": property(lambda x: x.sig.nbytes),
+    "itemsize": property(lambda x: x.dtype.itemsize),
 }  # fmt: skip
 
 
@@ -257,17 +282,32 @@ def _set_data(x: Tensor, y: Tensor) -> None:
 
 
 METHODS: dict[str, Any] = {
-    "backward": backward.tensor_backward, "numel": numel, "nelement": numel, "dim": lambda x: x.sig.ndim, "stride": stride, "is_contiguous": is_contiguous,
+    "backward": backward.tensor_backward, "numel": numel, "nelement": numel, "dim": lambda x: x.sig.ndim,
+    "stride": stride, "is_contiguous": is_contiguous,
     "register_hook": register_hook, "retain_grad": retain_grad, "element_size": lambda x: x.dtype.itemsize,
-    "is_floating_point": is_floating_point, "ndimension": lambda x: x.sig.ndim, "type": convert.to, "type_as": lambda x, y: convert.to(x, y.dtype),
-    "storage_offset": lambda x: getattr(x, "offset", 0), "data_ptr": lambda x: getattr(x.storage, "ptr", 0), "softplus": lambda x: FN["softplus"](x),
+    "is_floating_point": is_floating_point, "ndimension": lambda x: x.sig.ndim, "type": convert.to, "type_as": lambda x,
+    y: convert.to(x, y.dtype),
+    "storage_offset": lambda x: getattr(x, "offset", 0), "data_ptr": lambda x: getattr(x.storage, "ptr", 0),
+    "softplus": lambda x: FN["softplus"](x),
     "gelu": lambda x: FN["gelu"](x),
 }  # fmt: skip
 
 
 def attach() -> None:
     """Put everything on Tensor; called once, by the composition root."""
-    for table in (convert.METHODS, text.METHODS, indexing.METHODS, math.METHODS, reduce.METHODS, shape.METHODS, linalg.METHODS, METHODS, OPERATORS, IN_PLACE, PROPERTIES):
+    for table in (
+        convert.METHODS,
+        text.METHODS,
+        indexing.METHODS,
+        math.METHODS,
+        reduce.METHODS,
+        shape.METHODS,
+        linalg.METHODS,
+        METHODS,
+        OPERATORS,
+        IN_PLACE,
+        PROPERTIES,
+    ):
         for name, value in table.items():
             setattr(Tensor, name, value)
 

@@ -1,4 +1,5 @@
-"""Reductions under PyTorch's names: `dim`/`keepdim` (also `axis`/`keepdims`), integer sums in int64, max and min with indices."""
+"""Reductions under PyTorch's names: `dim`/`keepdim` (also `axis`/`keepdims`), integer sums in int64, max and min with
+indices."""
 
 from typing import Any, NamedTuple
 
@@ -39,7 +40,9 @@ def _keep(keepdim: bool, keepdims: Any) -> bool:
     return bool(keepdim if keepdims is None else keepdims)
 
 
-def sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+def sum(
+    x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None
+) -> Tensor:
     """Return the sum over all or some dimensions; integers and bools add up in int64.
 
     >>> import treadle as td
@@ -53,7 +56,9 @@ def sum(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None,
     return FN["sum"](x, _dims("sum", x, dim, axis), _keep(keepdim, keepdims))
 
 
-def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+def prod(
+    x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None
+) -> Tensor:
     """Return the product over all or some dimensions; integers multiply in int64."""
     if dtype is not None:
         x = x.to(dtype)
@@ -62,7 +67,9 @@ def prod(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     return FN["prod"](x, _dims("prod", x, dim, axis), _keep(keepdim, keepdims))
 
 
-def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+def mean(
+    x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None, axis: Any = None, keepdims: Any = None
+) -> Tensor:
     """Return the average over all or some dimensions.
 
     >>> import treadle as td
@@ -73,7 +80,16 @@ def mean(x: Tensor, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     return FN["mean"](x, _dims("mean", x, dim, axis), _keep(keepdim, keepdims))
 
 
-def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+def var(
+    x: Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+    axis: Any = None,
+    keepdims: Any = None,
+) -> Tensor:
     """Return the variance over all or some dimensions, divided by n - correction (1 unless said)."""
     if isinstance(dim, bool):
         dim, unbiased = None, dim
@@ -81,7 +97,16 @@ def var(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False
     return FN["var"](x, _dims("var", x, dim, axis), c, _keep(keepdim, keepdims))
 
 
-def std(x: Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None, axis: Any = None, keepdims: Any = None) -> Tensor:
+def std(
+    x: Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+    axis: Any = None,
+    keepdims: Any = None,
+) -> Tensor:
     """Return the standard deviation over all or some dimensions."""
     return FN["sqrt"](var(x, dim, unbiased, keepdim, correction=correction, axis=axis, keepdims=keepdims))
 
@@ -110,11 +135,13 @@ def _extremum(name: str) -> Any:
         return MinMax(values, indices)
 
     run.__name__ = name
-    run.__doc__ = f"""Return the {name}imum of all elements; with a dimension, the values and their indices; with a tensor, elementwise.
+    run.__doc__ = f"""Return the {name}imum of all elements.
+
+    With a dimension: the values and their indices; with a tensor: elementwise.
 
     >>> import treadle as td
     >>> td.{name}(td.tensor([[1.0, 3.0], [4.0, 2.0]]), 1).indices
-    tensor([{'1, 0' if name == 'max' else '0, 1'}])
+    tensor([{"1, 0" if name == "max" else "0, 1"}])
     """
     return run
 
@@ -167,7 +194,11 @@ def _truth(op: str, name: str, x: Tensor, dim: Any, keepdim: bool, axis: Any, ke
     x = x.to(dtypes.bool_)
     over, keep = _dims(name, x, dim, axis), _keep(keepdim, keepdims)
     if 0 in (x.shape[d] for d in over):
-        shape = [1 if d in over else n for d, n in enumerate(x.shape)] if keep else [n for d, n in enumerate(x.shape) if d not in over]
+        shape = (
+            [1 if d in over else n for d, n in enumerate(x.shape)]
+            if keep
+            else [n for d, n in enumerate(x.shape) if d not in over]
+        )
         return x.new_full(tuple(shape), name == "all")
     return FN[op](x, over, keep)
 
@@ -245,7 +276,11 @@ def topk(x: Tensor, k: int, dim: int = -1, largest: bool = True, sorted: bool = 
 
 
 def _narrow(x: Tensor, d: int, start: int, count: int) -> Tensor:
-    return x if x.ndim == 0 else FN["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
+    return (
+        x
+        if x.ndim == 0
+        else FN["subscript"](x, tuple((start, count, 1) if k == d else (0, n, 1) for k, n in enumerate(x.shape)))
+    )
 
 
 def median(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
@@ -262,6 +297,7 @@ def median(x: Tensor, dim: Any = None, keepdim: bool = False) -> Any:
     return MinMax(*pair) if keepdim else MinMax(*(p.squeeze(d) for p in pair))
 
 
-FUNCTIONS = "sum prod mean var std max min amax amin argmax argmin any all logsumexp cumsum norm sort argsort topk median".split()
+FUNCTIONS = """sum prod mean var std max min amax amin argmax argmin any all logsumexp cumsum norm sort argsort topk
+    median""".split()
 __all__ = FUNCTIONS  # noqa: PLE0605
 METHODS: dict[str, Any] = {n: globals()[n] for n in FUNCTIONS}

@@ -1,4 +1,4 @@
-"""View functions that remember: how a call answered for a signature and arguments, so that the next one is a look-up."""
+"""View functions that remember how a call answered for a signature and arguments: the next one is a look-up."""
 
 import functools
 from collections.abc import Callable

@@ -26,7 +26,11 @@ def size(x: Tensor, dim: int | None = None) -> Any:
         return shape
     if not shape:
         raise IndexRangeError("size: a 0-d tensor has no dimensions")
-    return shape[dim] if dim.__class__ is int and -len(shape) <= dim < len(shape) else shape[axis_of("size", dim, len(shape))]
+    return (
+        shape[dim]
+        if dim.__class__ is int and -len(shape) <= dim < len(shape)
+        else shape[axis_of("size", dim, len(shape))]
+    )
 
 
 @remembered
@@ -52,7 +56,10 @@ def view(x: Tensor, *shape: Any) -> Tensor:
         return FN["bitcast"](x, dtypes.dtype(shape[0]))
     target = infer_size("view", integers("view", shape), x.sig.size)
     if reshape_strides(x.shape, x.sig.strides, target) is None:
-        raise ShapeError(f"view: a tensor of shape {x.shape} and strides {x.sig.strides} cannot be seen as {target} without a copy; use reshape")
+        raise ShapeError(
+            f"view: a tensor of shape {x.shape} and strides {x.sig.strides} cannot be seen as {target} "
+            "without a copy; use reshape"
+        )
     return FN["reshape"](x, target)
 
 
@@ -114,7 +121,9 @@ def movedim(x: Tensor, source: Any, destination: Any) -> Tensor:
     src = [axis_of("movedim", d, x.ndim) for d in ([source] if isinstance(source, int) else source)]
     dst = [axis_of("movedim", d, x.ndim) for d in ([destination] if isinstance(destination, int) else destination)]
     if len(src) != len(dst) or len(set(src)) != len(src) or len(set(dst)) != len(dst):
-        raise ArgumentError(f"movedim: source and destination must be as many dimensions, each named once: {source}, {destination}")
+        raise ArgumentError(
+            f"movedim: source and destination must be as many dimensions, each named once: {source}, {destination}"
+        )
     rest = iter(d for d in range(x.ndim) if d not in src)
     order = [src[dst.index(d)] if d in dst else next(rest) for d in range(x.ndim)]
     return FN["permute"](x, tuple(order))
@@ -404,7 +413,9 @@ def _triangle(x: Tensor, keep: Any) -> Tensor:
     if x.ndim < 2:
         raise ShapeError(f"tril/triu: two dimensions or more expected: {x.shape}")
     rows, columns = x.shape[-2:]
-    return FN["where"](keep(x.new_arange(columns) - x.new_arange(rows).reshape(rows, 1)), x, 0 if x.dtype.kind != "b" else False)
+    return FN["where"](
+        keep(x.new_arange(columns) - x.new_arange(rows).reshape(rows, 1)), x, 0 if x.dtype.kind != "b" else False
+    )
 
 
 def tril(x: Tensor, diagonal: int = 0) -> Tensor:
@@ -448,7 +459,8 @@ def _fitted(src: Tensor, index: Tensor) -> Tensor:
     """The part of a source that an index of a smaller shape uses."""
     if src.shape == index.shape or src.ndim != index.ndim:
         return src
-    return FN["subscript"](src, tuple((0, min(n, m), 1) for n, m in zip(index.shape, src.shape, strict=True)))  # type: ignore[no-any-return]
+    # type: ignore[no-any-return]
+    return FN["subscript"](src, tuple((0, min(n, m), 1) for n, m in zip(index.shape, src.shape, strict=True)))
 
 
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -495,15 +507,21 @@ def meshgrid(*tensors: Tensor, indexing: str = "ij") -> tuple[Tensor, ...]:
         raise ArgumentError(f"meshgrid: indexing must be 'ij' or 'xy': {indexing!r}")
     n = len(tensors)
     shape = tuple(x.shape[0] for x in tensors)
-    grids = tuple(FN["expand"](reshape(x, [x.shape[0] if d == k else 1 for d in range(n)]), shape) for k, x in enumerate(tensors))
+    grids = tuple(
+        FN["expand"](reshape(x, [x.shape[0] if d == k else 1 for d in range(n)]), shape) for k, x in enumerate(tensors)
+    )
     return tuple(transpose(g, 0, 1) for g in grids) if indexing == "xy" and n > 1 else grids
 
 
-FUNCTIONS = """reshape permute transpose swapaxes swapdims t movedim moveaxis broadcast_to broadcast_tensors squeeze unsqueeze flatten unflatten
-ravel narrow select unbind split chunk cat concat concatenate stack hstack vstack flip roll tile repeat_interleave diagonal diag tril triu
-gather take_along_dim scatter scatter_add index_select take masked_select nonzero meshgrid""".split()
+FUNCTIONS = """reshape permute transpose swapaxes swapdims t movedim moveaxis broadcast_to broadcast_tensors squeeze
+    unsqueeze flatten unflatten ravel narrow select unbind split chunk cat concat concatenate stack hstack vstack flip
+    roll tile repeat_interleave diagonal diag tril triu gather take_along_dim scatter scatter_add index_select take
+    masked_select nonzero meshgrid""".split()
 __all__ = FUNCTIONS  # noqa: PLE0605
-METHODS: dict[str, Any] = {n: globals()[n] for n in [*FUNCTIONS, "size", "view", "view_as", "reshape_as", "expand", "expand_as", "repeat", "unfold"]}
+METHODS: dict[str, Any] = {
+    n: globals()[n]
+    for n in [*FUNCTIONS, "size", "view", "view_as", "reshape_as", "expand", "expand_as", "repeat", "unfold"]
+}
 for _name in ("cat", "concat", "concatenate", "hstack", "vstack", "meshgrid", "broadcast_tensors"):
     del METHODS[_name]
 METHODS["stack"] = lambda x, tensors, dim=0: stack(tensors, dim)

@@ -20,14 +20,25 @@ class _Options:
 
 
 def set_printoptions(
-    precision: int | None = None, threshold: int | None = None, edgeitems: int | None = None, linewidth: int | None = None, *, sci_mode: bool | None = None
+    precision: int | None = None,
+    threshold: int | None = None,
+    edgeitems: int | None = None,
+    linewidth: int | None = None,
+    *,
+    sci_mode: bool | None = None,
 ) -> None:
-    """Set how tensors print: digits, when to summarise, how many items to show at the ends, the width, and whether with exponents.
+    """Set how tensors print: digits, when to summarise, how many items to show at the ends, the width, and whether with
+    exponents.
 
     >>> import treadle as td
     >>> td.set_printoptions(precision=4)
     """
-    for name, value in (("precision", precision), ("threshold", threshold), ("edgeitems", edgeitems), ("linewidth", linewidth)):
+    for name, value in (
+        ("precision", precision),
+        ("threshold", threshold),
+        ("edgeitems", edgeitems),
+        ("linewidth", linewidth),
+    ):
         if value is not None:
             setattr(_Options, name, int(value))
     _Options.sci_mode = sci_mode
@@ -120,7 +131,11 @@ def _suffixes(x: Tensor) -> list[str]:
         out.append(f"dtype={x.dtype!r}")
     node = x.node
     if node is not None:
-        out.append("requires_grad=True" if is_leaf_node(node) else f"grad_fn=<{(node[0] if node.__class__ is tuple else node)[1].name}>")
+        out.append(
+            "requires_grad=True"
+            if is_leaf_node(node)
+            else f"grad_fn=<{(node[0] if node.__class__ is tuple else node)[1].name}>"
+        )
     return out
 
 

@@ -1,1 +1,4 @@
-"""The reverse walk, grad modes, transforms, user functions and numeric checks; `td.autograd` shows their public names."""
+"""The reverse walk, grad modes, transforms, user functions and numeric checks.
+
+`td.autograd` shows their public names.
+"""

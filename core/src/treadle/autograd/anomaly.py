@@ -44,8 +44,14 @@ class _Anomaly:
                 e.add_note(f"anomaly: the forward call of {name} was at {line}")
                 raise
             for k, r in enumerate(grads):
-                if check and isinstance(r, Tensor) and not np.isfinite(r.detach().numpy_copy().astype(np.float64)).all():
-                    raise AutogradError(f"anomaly: the gradient of {name} for operand {k} is not finite; its forward call was at {line}")
+                if (
+                    check
+                    and isinstance(r, Tensor)
+                    and not np.isfinite(r.detach().numpy_copy().astype(np.float64)).all()
+                ):
+                    raise AutogradError(
+                        f"anomaly: the gradient of {name} for operand {k} is not finite; its forward call was at {line}"
+                    )
             return grads
 
         node[1] = Rule(rule.name, rule.count, run, rule.saves, rule.several, rule.results)

@@ -1,6 +1,7 @@
 """The reverse walk: gradients flow from outputs to leaves, latest node first.
 
-Iterative, so that depth is no limit. Each node's saved values are freed as soon as it has run, unless the graph is retained.
+Iterative, so that depth is no limit. Each node's saved values are freed as soon as it has run, unless the graph is
+retained.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,12 @@ from treadle.op import CATALOGUE
 from treadle.tape import EDGES, GRAD_MODE, HookedRule, Leaf, freed, run_hooks
 
 
-def backward(outputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool | None = None, create_graph: bool = False) -> None:
+def backward(
+    outputs: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
+    retain_graph: bool | None = None,
+    create_graph: bool = False,
+) -> None:
     """Compute gradients of outputs (weighted by grads) and add them to the `.grad` of all leaves they came from.
 
     A missing gradient is allowed for one-element outputs (it is 1). AutogradError when an output is not on the tape.
@@ -24,7 +30,8 @@ def backward(outputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_g
 
 
 def grad_of(
-    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None], retain_graph: bool | None = None,
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], grads: Sequence[Tensor | None],
+    retain_graph: bool | None = None,
     create_graph: bool = False, allow_unused: bool = False,
 ) -> list[Any]:  # fmt: skip
     """Return the gradients of outputs with respect to inputs; `.grad` of no tensor changes.
@@ -40,16 +47,23 @@ def grad_of(
     found = [walk.captured.get(_key(x.node)) for x in inputs]
     if not allow_unused and any(g is None for g in found):
         missing = [k for k, g in enumerate(found) if g is None]
-        raise AutogradError(f"grad: inputs {missing} were not used in the outputs; pass allow_unused=True to get None for them")
+        raise AutogradError(
+            f"grad: inputs {missing} were not used in the outputs; pass allow_unused=True to get None for them"
+        )
     return found
 
 
 def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
     if y.node is None:
-        raise AutogradError(f"backward: the output ({y.dtype.name}{list(y.shape)}) does not require grad: no operand on its way did")
+        raise AutogradError(
+            f"backward: the output ({y.dtype.name}{list(y.shape)}) does not require grad: no operand on its way did"
+        )
     if g is None:
         if y.sig.size != 1:
-            raise AutogradError(f"backward: a gradient must be given for an output of shape {y.shape}; only one-element outputs need none")
+            raise AutogradError(
+                f"backward: a gradient must be given for an output of shape {y.shape}; only one-element "
+                "outputs need none"
+            )
         return y.node, full_of(y.shape, 1, y.dtype, y.device)
     if not isinstance(g, Tensor):
         raise DTypeError(f"backward: the gradient must be a tensor, not {type(g).__name__}")
@@ -201,7 +215,10 @@ class Walk:
 
 
 def _reaching(starts: list[Any], wanted: set[Any]) -> dict[int, list[int]]:
-    """The nodes beyond which something wanted lies, by id; with the slots of their edges that lead to nothing wanted."""
+    """The nodes beyond which something wanted lies, by id.
+
+    With the slots of their edges that lead to nothing wanted.
+    """
     nodes: dict[int, Any] = {}
     stack = [e[0] if e.__class__ is tuple else e for e in starts]
     while stack:
@@ -213,13 +230,17 @@ def _reaching(starts: list[Any], wanted: set[Any]) -> dict[int, list[int]]:
     for i in sorted(nodes, reverse=True):  # inputs are older than results, and ids fall
         n = nodes[i]
         edges = [(k, n[k]) for k in range(EDGES, EDGES + n[1].count) if n[k] is not None]
-        useless = [k for k, e in edges if _key(e) not in wanted and (e[0][0] if e.__class__ is tuple else e[0]) not in found]
+        useless = [
+            k for k, e in edges if _key(e) not in wanted and (e[0][0] if e.__class__ is tuple else e[0]) not in found
+        ]
         if len(useless) < len(edges):
             found[i] = useless
     return found
 
 
-def tensor_backward(x: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False) -> None:
+def tensor_backward(
+    x: Tensor, gradient: Tensor | None = None, retain_graph: bool | None = None, create_graph: bool = False
+) -> None:
     """Compute the gradients of x with respect to all leaves on its tape and add them to their `.grad`.
 
     >>> import treadle as td
@@ -229,5 +250,3 @@ def tensor_backward(x: Tensor, gradient: Tensor | None = None, retain_graph: boo
     tensor([2., 4.])
     """
     backward((x,), (gradient,), retain_graph, create_graph)
-
-

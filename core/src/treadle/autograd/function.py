@@ -42,7 +42,7 @@ class FunctionCtx:
 
 
 class _Result:
-    """A saved output: its bytes live in the node, so that output and node form no cycle and a write marks them stale."""
+    """A saved output: its bytes live in the node, so that no cycle forms and a write marks them stale."""
 
     def __init__(self, k: int, slot: int, y: Tensor, several: int) -> None:
         self.k, self.slot, self.sig, self.several = k, slot, y.sig, several
@@ -126,8 +126,14 @@ def _runner(cls: Any, ctx: FunctionCtx, specs: list[Any], several: int) -> Any:
         if len(grads) < count and all(e is None for e in edges[len(grads) :]):
             grads += (None,) * (count - len(grads))
         if len(grads) != count:
-            raise AutogradError(f"{cls.__name__}.backward: {count} gradients expected, one per argument of forward: {len(grads)} returned")
-        return [None if e is None or g is None else _checked(cls, k, g, spec) for k, (g, e, spec) in enumerate(zip(grads, edges, specs, strict=True))]
+            raise AutogradError(
+                f"{cls.__name__}.backward: {count} gradients expected, one per argument of forward: "
+                f"{len(grads)} returned"
+            )
+        return [
+            None if e is None or g is None else _checked(cls, k, g, spec)
+            for k, (g, e, spec) in enumerate(zip(grads, edges, specs, strict=True))
+        ]
 
     return run
 
@@ -136,12 +142,15 @@ def _checked(cls: Any, k: int, g: Any, spec: Spec) -> Any:
     """A gradient that a user function returned for argument k: of its shape, in its dtype."""
     if not isinstance(g, Tensor) or g.shape != spec.shape:
         given = f"one of shape {g.shape}" if isinstance(g, Tensor) else type(g).__name__
-        raise AutogradError(f"{cls.__name__}.backward: gradient {k} must be a tensor of shape {spec.shape}: {given} was returned")
+        raise AutogradError(
+            f"{cls.__name__}.backward: gradient {k} must be a tensor of shape {spec.shape}: {given} was returned"
+        )
     return g if g.dtype is spec.dtype else CATALOGUE["cast"](g, spec.dtype)
 
 
 def custom_vjp(forward: Callable[..., Any]) -> Any:
-    """Give a function a gradient of its own: `f.defvjp(fwd, bwd)`, where fwd returns (output, residuals) and bwd(residuals, g) gradients.
+    """Give a function a gradient of its own: `f.defvjp(fwd, bwd)`, where fwd returns (output, residuals) and
+    bwd(residuals, g) gradients.
 
     >>> import treadle as td
     >>> @td.custom_vjp
@@ -175,4 +184,5 @@ class _Custom:
         self.function = Custom  # type: ignore[assignment]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.plain(*args, **kwargs) if self.function is None else self.function.apply(*args, **kwargs)  # type: ignore[attr-defined]
+        # type: ignore[attr-defined]
+        return self.plain(*args, **kwargs) if self.function is None else self.function.apply(*args, **kwargs)

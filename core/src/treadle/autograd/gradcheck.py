@@ -12,10 +12,19 @@ from treadle.autograd.grad_mode import enable_grad
 from treadle.errors import AutogradError
 
 
-def gradcheck(f: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3, raise_exception: bool = True) -> bool:
+def gradcheck(
+    f: Callable[..., Any],
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
     """Return whether the gradients of f at float64 inputs agree with central differences, element by element.
 
-    f returns a tensor or a tuple of tensors. AutogradError (or False, without raise_exception) says which element differs.
+    f returns a tensor or a tuple of tensors. AutogradError (or False, without raise_exception) says which element
+    differs.
 
     >>> import treadle as td
     >>> td.autograd.gradcheck(lambda x: x.sin(), td.rand(3, dtype=td.float64, requires_grad=True))
@@ -39,10 +48,14 @@ def gradcheck(f: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: fl
 
 
 def _outputs(out: Any) -> list[Any]:
-    return [y for y in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(y, Tensor) and y.dtype.kind == "f"]
+    return [
+        y for y in (out if isinstance(out, (tuple, list)) else [out]) if isinstance(y, Tensor) and y.dtype.kind == "f"
+    ]
 
 
-def _check_output(f: Any, xs: list[Any], checked: list[Tensor], k: int, y: Tensor, eps: float, atol: float, rtol: float) -> None:
+def _check_output(
+    f: Any, xs: list[Any], checked: list[Tensor], k: int, y: Tensor, eps: float, atol: float, rtol: float
+) -> None:
     weights = np.random.default_rng(k).standard_normal(y.shape)
     g = creation.from_array(weights, y.device)
     analytic = grad_of((y,), checked, (g,), retain_graph=True, allow_unused=True)
@@ -52,7 +65,10 @@ def _check_output(f: Any, xs: list[Any], checked: list[Tensor], k: int, y: Tenso
         bad = ~np.isclose(exact, numeric, rtol, atol, equal_nan=True)
         if bad.any():
             at = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise AutogradError(f"gradcheck: output {k}, input {n}, element {at}: backward gives {exact[at]:.9g}, differences give {numeric[at]:.9g}")
+            raise AutogradError(
+                f"gradcheck: output {k}, input {n}, element {at}: backward gives {exact[at]:.9g}, "
+                f"differences give {numeric[at]:.9g}"
+            )
 
 
 def _numeric(f: Any, xs: list[Any], x: Tensor, k: int, weights: Any, eps: float) -> Any:
@@ -71,7 +87,15 @@ def _numeric(f: Any, xs: list[Any], x: Tensor, k: int, weights: Any, eps: float)
     return out
 
 
-def gradgradcheck(f: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol: float = 1e-5, rtol: float = 1e-3, raise_exception: bool = True) -> bool:
+def gradgradcheck(
+    f: Callable[..., Any],
+    inputs: Any,
+    *,
+    eps: float = 1e-6,
+    atol: float = 1e-5,
+    rtol: float = 1e-3,
+    raise_exception: bool = True,
+) -> bool:
     """Return whether second-order gradients of f agree with differences of its gradients.
 
     >>> import treadle as td
@@ -91,7 +115,13 @@ def gradgradcheck(f: Callable[..., Any], inputs: Any, *, eps: float = 1e-6, atol
                 given[k] = given[k].detach().requires_grad_()
         ys = _outputs(_enabled(f, given))
         pairs: Sequence[Any] = [(y, g) for y, g in zip(ys, gs, strict=True) if y.node is not None]
-        with_graph = grad_of([y for y, _ in pairs], [given[k] for k in checked], [g for _, g in pairs], create_graph=True, allow_unused=True)
+        with_graph = grad_of(
+            [y for y, _ in pairs],
+            [given[k] for k in checked],
+            [g for _, g in pairs],
+            create_graph=True,
+            allow_unused=True,
+        )
         return tuple(g for g in with_graph if g is not None)
 
     return gradcheck(first, [*xs, *seeds], eps=eps, atol=atol, rtol=rtol, raise_exception=raise_exception)

@@ -34,7 +34,9 @@ def _variable(x: Any) -> Any:
     if not isinstance(x, Tensor):
         raise ArgumentError(f"grad: every leaf of a differentiated argument must be a tensor: {type(x).__name__}")
     if x.dtype.kind != "f":
-        raise AutogradError(f"grad: a differentiated argument must be of a floating-point type: {x.dtype.name}{list(x.shape)}")
+        raise AutogradError(
+            f"grad: a differentiated argument must be of a floating-point type: {x.dtype.name}{list(x.shape)}"
+        )
     if x.node is not None:
         return CATALOGUE["copy"](x)  # a node of its own that still leads to x
     return Tensor(x.storage, x.sig, tape.leaf_node())
@@ -47,8 +49,11 @@ def _shaped(grads: list[Any], plan: Any) -> Any:
     return out[0] if single else tuple(out)
 
 
-def value_and_grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
-    """Return a function giving (f(...), its gradient with respect to argnums); f must return a scalar (with has_aux: and more).
+def value_and_grad(
+    f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """Return a function giving (f(...), its gradient with respect to argnums); f must return a scalar (with has_aux:
+    and more).
 
     >>> import treadle as td
     >>> value, g = td.value_and_grad(lambda x: (x * x).sum())(td.tensor([1.0, 2.0]))
@@ -136,7 +141,8 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
         found: list[Any] = [None] * len(variables)
         if pairs:
             found = grad_of([y for y, _ in pairs], variables, [g for _, g in pairs], True, further, True)
-        return _shaped([v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)], plan)  # type: ignore[no-any-return]
+        # type: ignore[no-any-return]
+        return _shaped([v.new_zeros(v.shape) if g is None else g for g, v in zip(found, variables, strict=True)], plan)
 
     return out if outer else tree.map(_plain, out), pull
 

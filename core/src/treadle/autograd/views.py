@@ -1,7 +1,7 @@
 """Gradients of views and of writes through views, from their layouts alone.
 
-A view's gradient is put back into a tensor of the base's layout: as a view again where the layout is a bijection (permute,
-reshape), else into zeros, adding where windows overlap. Written with ops, so every order works.
+A view's gradient is put back into a tensor of the base's layout: as a view again where the layout is a bijection
+(permute, reshape), else into zeros, adding where windows overlap. Written with ops, so every order works.
 """
 
 from typing import Any
@@ -97,7 +97,8 @@ def _without(sig: Sig, axes: Any) -> Sig:
 
 
 def _write_grad(node: list[Any], g: Any) -> Any:
-    """Node [id, rule, old, new, base sig, view sig, offset]: what was overwritten gets no gradient, the new values get theirs."""
+    """Node [id, rule, old, new, base sig, view sig, offset]: what was overwritten gets no gradient, the new values get
+    theirs."""
     base, sig, offset = node[4], node[5], node[6]
     laid = in_layout(g, base)
     new = make_view(laid, sig_of(g.dtype, sig.shape, sig.strides, g.device), offset) if node[3] is not None else None

@@ -1,6 +1,7 @@
 """Cases: one call of one op each, made from the op's declaration. A case has an id that never depends on the device.
 
-`add/f32/broadcast-3`: op, element type under test, and the sample, with the layout or values that differ from the plain ones.
+`add/f32/broadcast-3`: op, element type under test, and the sample, with the layout or values that differ from the plain
+ones.
 """
 
 import zlib
@@ -65,7 +66,8 @@ class Case:
     def place(self, arrays: list[Any], device: Any) -> list[Any]:
         """The operands on a device, in this case's layouts."""
         rest = iter(self.layouts) if self.layouts else iter(lambda: "dense", "")
-        return mapped(lambda a: layouts.place(a, next(rest), device) if is_array(a) else a, arrays)  # type: ignore[no-any-return]
+        # type: ignore[no-any-return]
+        return mapped(lambda a: layouts.place(a, next(rest), device) if is_array(a) else a, arrays)
 
     def operands(self, device: Any) -> list[Any]:
         """The operands on a device: for repros."""

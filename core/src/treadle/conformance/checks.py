@@ -1,4 +1,7 @@
-"""How a case is carried out on a device and judged. Every check returns an Outcome; nothing here knows a device by name."""
+"""How a case is carried out on a device and judged.
+
+Every check returns an Outcome; nothing here knows a device by name.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -51,7 +54,7 @@ def claims(op: Op, dtype: DType, device: Any) -> bool:
     return any(c.dtypes is None or dtype in c.dtypes for c in device.backend.candidates(op))
 
 
-# ---- calls -----------------------------------------------------------------------------------------------------------------
+# ---- calls ---------------------------------------------------------------------------------------------------------
 def check_call(case: Case, device: Any) -> Outcome:
     """The results are right, dense and of the declared types, and the operands are as they were."""
     assert case.op is not None
@@ -70,7 +73,10 @@ def _verdicts(case: Case, got: list[Any], arrays: list[Any], operands: list[Any]
     narrow = case.dtype.kind == "f" and case.dtype.itemsize == 2
     stepwise = narrow and _is_stepwise(op, operands, case.attrs)
     ftz = "ftz" in device.backend.features
-    return [judge(y, w, op.num, composite=op.tier != "kernel", stepwise=stepwise, ftz=ftz) for y, w in zip(got, want, strict=True)]
+    return [
+        judge(y, w, op.num, composite=op.tier != "kernel", stepwise=stepwise, ftz=ftz)
+        for y, w in zip(got, want, strict=True)
+    ]
 
 
 def _is_stepwise(op: Op, operands: list[Any], attrs: dict[str, Any]) -> bool:
@@ -119,7 +125,12 @@ def check_want(case: Case, device: Any) -> Outcome:
     some = case.op.fn(*operands, **case.attrs, want=case.option)
     missing = [k for k, (y, w) in enumerate(zip(some, case.option, strict=True)) if (y is None) is w]
     if missing:
-        return Outcome("F", f"want={case.option}: result {missing[0]} is {'missing' if case.option[missing[0]] else 'given though unwanted'}", np.inf)
+        return Outcome(
+            "F",
+            f"want={case.option}: result {missing[0]} is "
+            f"{'missing' if case.option[missing[0]] else 'given though unwanted'}",
+            np.inf,
+        )
     want = oracle.expected(case.op, arrays, case.attrs)
     ftz = "ftz" in device.backend.features
     pairs = [(y.numpy_copy(), w) for y, w in zip(some, want, strict=True) if y is not None]
@@ -139,13 +150,18 @@ def check_aux(case: Case, device: Any) -> Outcome:
     attrs = {a: v for a, v in case.attrs.items() if a in op.aux.attrs}
     want = oracle.expected(op.aux, [named[i.name] for i in op.aux.inputs], attrs)
     count = len(op.results)
-    pairs = [(resolving.dispatch.to_numpy(device, s, sig), w) for s, sig, w in zip(out[count:], sigs[count:], want, strict=True) if s is not None]
+    pairs = [
+        (resolving.dispatch.to_numpy(device, s, sig), w)
+        for s, sig, w in zip(out[count:], sigs[count:], want, strict=True)
+        if s is not None
+    ]
     return _first([judge(y, w, op.aux.num, composite=True) for y, w in pairs], lambda: "")
 
 
-# ---- writes ----------------------------------------------------------------------------------------------------------------
+# ---- writes --------------------------------------------------------------------------------------------------------
 def check_inplace(case: Case, device: Any) -> Outcome:
-    """The in-place form gives what the functional form gives, through the method and through the kernel with an exact alias."""
+    """The in-place form gives what the functional form gives, through the method and through the kernel with an exact
+    alias."""
     op = case.op
     assert op is not None
     arrays = case.arrays()
@@ -166,7 +182,7 @@ def check_inplace(case: Case, device: Any) -> Outcome:
 
 
 def check_inplace_lists(case: Case, device: Any) -> Outcome:
-    """The in-place form of an optimizer step, in one kernel where the device claims it, gives what the formula gives."""
+    """The in-place form of an optimizer step, one kernel where the device claims it, gives what the formula gives."""
     op = case.op
     assert op is not None
     arrays = case.arrays()
@@ -180,14 +196,17 @@ def check_inplace_lists(case: Case, device: Any) -> Outcome:
     return _first(_verdicts(case, got, arrays, operands, device), lambda: "")
 
 
-# ---- gradients -------------------------------------------------------------------------------------------------------------
+# ---- gradients -----------------------------------------------------------------------------------------------------
 def check_gradient(case: Case, device: Any) -> Outcome:
     """Gradients recorded and computed on the device agree with those computed in float64."""
     op = case.op
     assert op is not None
     arrays = case.arrays()
     weights = case_weights(case, arrays)
-    operands = mapped(lambda x: x.requires_grad_() if getattr(getattr(x, "dtype", None), "kind", "") == "f" else x, case.place(arrays, device))
+    operands = mapped(
+        lambda x: x.requires_grad_() if getattr(getattr(x, "dtype", None), "kind", "") == "f" else x,
+        case.place(arrays, device),
+    )
     on_device = [x for x in flat(operands) if hasattr(x, "requires_grad_")]
     ws = [_on(w, on_device[0].device) for w in weights]
     try:
@@ -225,12 +244,19 @@ def _gradient_verdict(g: Any, want: tuple[Any, Any], x: Any, device: Any) -> Ver
     if g is None:
         return Verdict(not value.any(), "no gradient reached this operand", np.inf if value.any() else 0.0)
     spec = oracle.Spec(x.shape, x.dtype)
-    return judge(g.detach().numpy_copy(), oracle.Expected(spec, value, size), GRADIENT, composite=True, ftz="ftz" in device.backend.features)
+    return judge(
+        g.detach().numpy_copy(),
+        oracle.Expected(spec, value, size),
+        GRADIENT,
+        composite=True,
+        ftz="ftz" in device.backend.features,
+    )
 
 
-# ---- refusals --------------------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------------------------
 def check_refusal(case: Case, device: Any) -> Outcome:
-    """The call raises what is declared, by the next synchronisation at the latest, and the device still works afterwards."""
+    """The call raises what is declared, by the next synchronisation at the latest, and the device still works
+    afterwards."""
     assert case.op is not None
     operands = case.operands(device)
     error, match, call = case.option
@@ -240,7 +266,9 @@ def check_refusal(case: Case, device: Any) -> Outcome:
     except error as e:
         text = str(e) + "".join(getattr(e, "__notes__", ()))
         if not match.search(text):
-            return Outcome("F", f"{error.__name__} was raised, but its text does not match {match.pattern!r}: {text}", np.inf)
+            return Outcome(
+                "F", f"{error.__name__} was raised, but its text does not match {match.pattern!r}: {text}", np.inf
+            )
     except Exception as e:
         return Outcome("F", f"{error.__name__} expected, {type(e).__name__} was raised: {e}", np.inf)
     else:
@@ -250,4 +278,8 @@ def check_refusal(case: Case, device: Any) -> Outcome:
 
 def works(device: Any) -> bool:
     x = _on(np.arange(3, dtype=np.float32), device)
-    return bool(judge((x + x).numpy_copy(), oracle.Expected(oracle.Spec((3,), float32), np.array([0.0, 2.0, 4.0]), None), EXACT).ok)
+    return bool(
+        judge(
+            (x + x).numpy_copy(), oracle.Expected(oracle.Spec((3,), float32), np.array([0.0, 2.0, 4.0]), None), EXACT
+        ).ok
+    )

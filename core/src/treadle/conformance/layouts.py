@@ -73,10 +73,20 @@ def repeated_axis(shape: tuple[int, ...]) -> int:
 
 
 PLACE: dict[str, Callable[[Any, Any], Any]] = {
-    "dense": _dense, "transposed": _transposed, "reversed": _reversed, "offset": _offset, "spaced": _spaced, "rows": _rows,
+    "dense": _dense, "transposed": _transposed, "reversed": _reversed, "offset": _offset, "spaced": _spaced,
+    "rows": _rows,
     "flipped": _flipped, "broadcast": _broadcast,
 }  # fmt: skip
-LEAST_RANK = {"dense": 0, "transposed": 2, "reversed": 3, "offset": 0, "spaced": 1, "rows": 2, "flipped": 1, "broadcast": 1}
+LEAST_RANK = {
+    "dense": 0,
+    "transposed": 2,
+    "reversed": 3,
+    "offset": 0,
+    "spaced": 1,
+    "rows": 2,
+    "flipped": 1,
+    "broadcast": 1,
+}
 VARIANTS = tuple(name for name in PLACE if name != "dense")
 
 

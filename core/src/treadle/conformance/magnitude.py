@@ -1,8 +1,9 @@
 """A device that computes in float64 and carries, beside every value, the size of the terms it was made from.
 
-Rounding each step of a formula moves its result by about eps times that size, whatever cancels afterwards: |a| + |b| for a sum,
-the sum of |a||b| (times the root of the number of terms) for a product of matrices, |f'(x)| times the size of x for a function.
-So one run of a composite, or of a whole gradient, yields both what is expected and how exactly it can be expected.
+Rounding each step of a formula moves its result by about eps times that size, whatever cancels afterwards: |a| + |b|
+for a sum, the sum of |a||b| (times the root of the number of terms) for a product of matrices, |f'(x)| times the size
+of x for a function. So one run of a composite, or of a whole gradient, yields both what is expected and how exactly it
+can be expected.
 """
 
 from collections.abc import Callable
@@ -20,7 +21,9 @@ from treadle.sig import Sig
 
 NAME = "conformance_magnitude"
 SQUARED = 2.0**-23  # two factors that both vanish leave the product of their errors
-Rule = Callable[[Any, list[Any], list[Any], dict[str, Any]], Any]  # (result, operands, their sizes, attributes) -> size of the result
+Rule = Callable[
+    [Any, list[Any], list[Any], dict[str, Any]], Any
+]  # (result, operands, their sizes, attributes) -> size of the result
 
 
 class Plane:
@@ -54,7 +57,9 @@ class MagnitudeBackend(Backend):
     def d2h(self, storage: Plane, nbytes: int) -> Any:
         return storage.raw[storage.offset : storage.offset + nbytes].tobytes()
 
-    def copy_strided(self, dst: Plane, src: Plane, itemsize: int, shape: Any, dst_strides: Any, src_strides: Any) -> None:
+    def copy_strided(
+        self, dst: Plane, src: Plane, itemsize: int, shape: Any, dst_strides: Any, src_strides: Any
+    ) -> None:
         word = f"u{itemsize}"
         dst.read(dst.raw, word, shape, dst_strides)[...] = src.read(src.raw, word, shape, src_strides)
         dst.read(dst.size, word, shape, dst_strides)[...] = src.read(src.size, word, shape, src_strides)
@@ -74,18 +79,27 @@ def _bind(backend: Any, call: Call) -> Any:
         values = [_value(x, p) for x, p in zip(call.ins, operands, strict=False)]
         results = compute(call.op, values, call.attrs, call.outs)
         with np.errstate(all="ignore"):
-            size = rule(results, [_wide(v) for v in values], [_size(x, p, v) for x, p, v in zip(call.ins, operands, values, strict=False)], call.attrs)
+            size = rule(
+                results,
+                [_wide(v) for v in values],
+                [_size(x, p, v) for x, p, v in zip(call.ins, operands, values, strict=False)],
+                call.attrs,
+            )
         for k, (spec, y, out) in enumerate(zip(call.outs, results, operands[n:], strict=True)):
             dense = dense_strides(spec.shape)
             out.read(out.raw, spec.dtype.np, spec.shape, dense)[...] = y
             if spec.dtype.name == "float64" and k == 0:
-                out.read(out.size, np.float64, spec.shape, dense)[...] = np.where(np.isfinite(y), np.nan_to_num(size, nan=0.0, posinf=np.inf), 0.0)
+                out.read(out.size, np.float64, spec.shape, dense)[...] = np.where(
+                    np.isfinite(y), np.nan_to_num(size, nan=0.0, posinf=np.inf), 0.0
+                )
 
     return into(run)
 
 
 def _value(operand: Any, plane: Any) -> Any:
-    return plane.read(plane.raw, operand.dtype.np, operand.shape, operand.strides) if isinstance(operand, Sig) else plane
+    return (
+        plane.read(plane.raw, operand.dtype.np, operand.shape, operand.strides) if isinstance(operand, Sig) else plane
+    )
 
 
 def _wide(value: Any) -> Any:
@@ -103,14 +117,16 @@ def _finite(size: Any) -> Any:
     return np.where(np.isfinite(size), size, 0.0)
 
 
-# ---- rules ---------------------------------------------------------------------------------------------------------------
+# ---- rules ---------------------------------------------------------------------------------------------------------
 def _own_size(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
     return np.abs(ys[0].astype(np.float64))
 
 
 def _function(slope: Callable[[Any, Any], Any]) -> Rule:
     """Of one operand: |y| + |f'| size(x)."""
-    return lambda ys, xs, ms, attrs: np.abs(ys[0]) + np.nan_to_num(np.abs(slope(xs[0], ys[0])) * ms[0], nan=0.0, posinf=np.inf)
+    return lambda ys, xs, ms, attrs: (
+        np.abs(ys[0]) + np.nan_to_num(np.abs(slope(xs[0], ys[0])) * ms[0], nan=0.0, posinf=np.inf)
+    )
 
 
 def _pair(slopes: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Rule:
@@ -118,7 +134,11 @@ def _pair(slopes: Callable[[Any, Any, Any], tuple[Any, Any]]) -> Rule:
 
     def rule(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
         da, db = slopes(xs[0], xs[1], ys[0])
-        return np.abs(ys[0]) + np.nan_to_num(np.abs(da) * ms[0], posinf=np.inf) + np.nan_to_num(np.abs(db) * ms[1], posinf=np.inf)
+        return (
+            np.abs(ys[0])
+            + np.nan_to_num(np.abs(da) * ms[0], posinf=np.inf)
+            + np.nan_to_num(np.abs(db) * ms[1], posinf=np.inf)
+        )
 
     return rule
 
@@ -141,7 +161,9 @@ def _largest(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
 
 def _dot(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:
     a, b = np.abs(xs[0]), np.abs(xs[1])
-    return np.sqrt(a.shape[2]) * (0.5 * (np.matmul(ms[0], b) + np.matmul(a, ms[1])) + SQUARED * np.matmul(ms[0], ms[1]))  # (B, M, K) @ (B, K, N)
+    return np.sqrt(a.shape[2]) * (
+        0.5 * (np.matmul(ms[0], b) + np.matmul(a, ms[1])) + SQUARED * np.matmul(ms[0], ms[1])
+    )  # (B, M, K) @ (B, K, N)
 
 
 def _scatter(ys: Any, xs: Any, ms: Any, attrs: Any) -> Any:

@@ -1,7 +1,8 @@
-"""What a call must give: values in float64 (bits, where the declaration demands them), and how far rounding may move them.
+"""What a call must give: values in float64 (bits, where the declaration demands them), and how far rounding may move
+them.
 
-An op's own NumPy reference where it has one, else its decomposition on the magnitude device. No number here depends on the device
-under test.
+An op's own NumPy reference where it has one, else its decomposition on the magnitude device. No number here depends on
+the device under test.
 """
 
 from typing import Any, NamedTuple
@@ -21,7 +22,8 @@ from treadle.spec import Spec
 
 
 class Expected(NamedTuple):
-    """One result: its declared spec, its value (float64 for floats), and the size of its terms (None: bits are compared)."""
+    """One result: its declared spec, its value (float64 for floats), and the size of its terms (None: bits are
+    compared)."""
 
     spec: Spec
     value: Any
@@ -71,13 +73,20 @@ def expected(op: Op, operands: list[Any], attrs: dict[str, Any]) -> list[Expecte
     loose = op.num.kind in ("contract", "mixed", "stepwise") and any(s.dtype.kind == "f" for s in specs)
     run = on_magnitude(op, operands, attrs, narrow=op.num.kind == "exact") if loose or op.reference is None else None
     values = [y for y, _ in run] if run is not None and op.reference is None else _referred(op, operands, attrs, specs)
-    sizes = [size if loose and s.dtype.kind == "f" else None for (_, size), s in zip(run, specs, strict=True)] if run is not None else [None] * len(specs)
+    sizes = (
+        [size if loose and s.dtype.kind == "f" else None for (_, size), s in zip(run, specs, strict=True)]
+        if run is not None
+        else [None] * len(specs)
+    )
     return [Expected(s, y, size) for s, y, size in zip(specs, values, sizes, strict=True)]
 
 
 def _referred(op: Op, operands: list[Any], attrs: dict[str, Any], specs: tuple[Spec, ...]) -> list[Any]:
     """The reference's results before they are rounded to their dtype."""
-    wide = tuple(Spec(s.shape, float64 if s.dtype.kind == "f" and op.category not in ("cast", "bits", "create") else s.dtype) for s in specs)
+    wide = tuple(
+        Spec(s.shape, float64 if s.dtype.kind == "f" and op.category not in ("cast", "bits", "create") else s.dtype)
+        for s in specs
+    )
     given = flat(operands[0]) if op.inputs[0].many else operands
     return reference.compute(op, [_rounded(op, a, given) for a in given], attrs, wide)
 

@@ -7,8 +7,8 @@
     LEVELS = ("L0", "L1")  # the default
     COMPLETE = False  # the default; with True, cases that the device does not support fail too
 
-A device that is not available here skips the module's items and says why. The first failing cases of a block are shown with their
-repro; `treadle conform DEVICE --case ID` runs one alone.
+A device that is not available here skips the module's items and says why. The first failing cases of a block are shown
+with their repro; `treadle conform DEVICE --case ID` runs one alone.
 """
 
 from collections.abc import Iterator
@@ -35,7 +35,9 @@ def pytest_generate_tests(metafunc: Any) -> None:
     try:
         _ = Device(metafunc.module.DEVICE).backend
     except DeviceError as e:
-        metafunc.parametrize("conformance_block", [pytest.param(None, marks=pytest.mark.skip(reason=str(e)))], ids=["unavailable"])
+        metafunc.parametrize(
+            "conformance_block", [pytest.param(None, marks=pytest.mark.skip(reason=str(e)))], ids=["unavailable"]
+        )
         return
     found = [(level, block) for level in levels for block in blocks(level)]
     ids = [f"{level}-{block.name.replace('/', '-')}" for level, block in found]
@@ -66,7 +68,9 @@ def test_conformance(conformance_block: Any, request: Any, conformance_policy: d
         count += 1
         unsupported += outcome.status == "U"
         if outcome.status in failing:
-            bad.append(f"{outcome.status} {case.id}: {outcome.text}" + (f"\n{repro(case, device)}" if len(bad) < SHOWN else ""))
+            bad.append(
+                f"{outcome.status} {case.id}: {outcome.text}" + (f"\n{repro(case, device)}" if len(bad) < SHOWN else "")
+            )
     assert not bad, f"{len(bad)} of {count} cases failed\n" + "\n".join(bad)
     if count and unsupported == count:
         pytest.skip("declared as unsupported")

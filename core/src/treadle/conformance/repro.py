@@ -1,4 +1,5 @@
-"""A failing case as a few lines that anybody can paste: they use the suite only for the operands and the expected values."""
+"""A failing case as a few lines that anybody can paste: they use the suite only for the operands and the expected
+values."""
 
 from typing import Any
 
@@ -30,7 +31,8 @@ def _text(value: Any) -> str:
 
 
 def _again(case: Case, device: str) -> str:
-    return f"from treadle.conformance import run\nresult = run({device!r}, {_level(case)!r}, case={case.id!r})\nprint(result.outcomes)"
+    call = f"run({device!r}, {_level(case)!r}, case={case.id!r})"
+    return f"from treadle.conformance import run\nresult = {call}\nprint(result.outcomes)"
 
 
 def _level(case: Case) -> str:

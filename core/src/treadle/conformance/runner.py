@@ -3,8 +3,9 @@
     from treadle.conformance import run
     assert run("reference", "L1").ok
 
-Everything runs in this process; a crash of the device ends it. Isolation of blocks in workers, reports that can be verified, and
-the levels L2 and L3 have their place here: LEVELS says what a level consists of, Result is what a report is written from.
+Everything runs in this process; a crash of the device ends it. Isolation of blocks in workers, reports that can be
+verified, and the levels L2 and L3 have their place here: LEVELS says what a level consists of, Result is what a report
+is written from.
 """
 
 import argparse
@@ -22,7 +23,10 @@ from treadle.errors import ArgumentError
 from treadle.runtime.device import device as Device
 from treadle.runtime.dispatch import fallback
 
-LEVELS: dict[str, tuple[Callable[[], Iterator[Block]], ...]] = {"L0": (loads.blocks,), "L1": (kernels.blocks, refusals.blocks)}
+LEVELS: dict[str, tuple[Callable[[], Iterator[Block]], ...]] = {
+    "L0": (loads.blocks,),
+    "L1": (kernels.blocks, refusals.blocks),
+}
 POLICY = {"L0": "allow", "L1": "error"}
 SHOWN = 20  # failing cases printed in full
 
@@ -105,7 +109,7 @@ def run(device: str, level: str = "L1", case: str | None = None, ops: Sequence[s
     return result
 
 
-# ---- text ------------------------------------------------------------------------------------------------------------------
+# ---- text ----------------------------------------------------------------------------------------------------------
 def table(result: Result) -> str:
     """Counts of every status, a line per op, and the largest error of its cases in units of what is allowed."""
     rows: dict[str, Counter[str]] = {}
@@ -135,7 +139,12 @@ def failures(result: Result) -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give a parser the arguments of `treadle conform`."""
     parser.add_argument("device", help="the device to check, for example one of `treadle devices`")
-    parser.add_argument("--level", default="L1", choices=sorted(LEVELS), help="L0: the runtime; L1: every kernel, composite and gradient")
+    parser.add_argument(
+        "--level",
+        default="L1",
+        choices=sorted(LEVELS),
+        help="L0: the runtime; L1: every kernel, composite and gradient",
+    )
     parser.add_argument("--op", action="append", help="only this op; may be repeated")
     parser.add_argument("--case", help="only the case of this id, for example add/f32/broadcast-3")
     parser.add_argument("--list", action="store_true", help="list the ids of all cases and run none")

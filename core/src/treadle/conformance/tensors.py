@@ -27,4 +27,6 @@ def same_bits(a: Any, b: Any) -> Any:
     if a.dtype.kind in "biu":
         return np.asarray(a == b)
     word = np.dtype(f"u{a.dtype.itemsize}")
-    return np.asarray((np.asarray(a, order="C").view(word) == np.asarray(b, order="C").view(word)) | (np.isnan(a) & np.isnan(b)))
+    return np.asarray(
+        (np.asarray(a, order="C").view(word) == np.asarray(b, order="C").view(word)) | (np.isnan(a) & np.isnan(b))
+    )

@@ -1,10 +1,11 @@
-"""How a result is judged: by the class its op declares, in units that follow from the element type, the same for every device.
+"""How a result is judged: by the class its op declares, in units that follow from the element type, the same for every
+device.
 
 exact     one rounding of the float64 value: equal bits, NaN in the same places, the sign of zero included
 ulp       within so many units in the last place; 2 for half precision, which is computed in float32 and rounded once
-contract  within c * eps of the accumulation type times the size of the terms (CONTRACT: sqrt(K) * sum of |a||b|), and one
-mixed     rounding to the result's type; c is the declared limit. What is computed in float64 is allowed twice: so is the oracle
-stepwise  the same with the eps of the element type itself: every step rounds to it
+contract  within c * eps of the accumulation type times the size of the terms (CONTRACT: sqrt(K) * sum of |a||b|), and
+one mixed     rounding to the result's type; c is the declared limit. What is computed in float64 is allowed twice: so
+is the oracle stepwise  the same with the eps of the element type itself: every step rounds to it
 """
 
 from typing import Any, NamedTuple
@@ -29,10 +30,13 @@ class Verdict(NamedTuple):
     worst: float
 
 
-def judge(got: Any, want: Expected, num: Num, *, composite: bool = False, stepwise: bool = False, ftz: bool = False) -> Verdict:
+def judge(
+    got: Any, want: Expected, num: Num, *, composite: bool = False, stepwise: bool = False, ftz: bool = False
+) -> Verdict:
     """Compare one result with what is expected of it.
 
-    composite: formulas may lose results that are next to nothing. stepwise: half precision rounded at every step of a decomposition.
+    composite: formulas may lose results that are next to nothing. stepwise: half precision rounded at every step of a
+    decomposition.
     """
     if got.shape != want.spec.shape or got.dtype != want.spec.dtype.np:
         return Verdict(False, f"result is {got.dtype}{list(got.shape)}, declared is {want.spec}", np.inf)
@@ -46,7 +50,9 @@ def judge(got: Any, want: Expected, num: Num, *, composite: bool = False, stepwi
         allowed = allowed + (LOST * finfo(_computed(kind)).tiny if composite or ftz else 0.0)
         error = np.abs(got.astype(np.float64) - exact)
         settled = ~np.isfinite(rounded.astype(np.float64)) | ~np.isfinite(got.astype(np.float64))
-        ok = np.where(settled, same_bits(got, rounded) | (_overflows(got, exact, kind) & (error <= np.inf)), error <= allowed)
+        ok = np.where(
+            settled, same_bits(got, rounded) | (_overflows(got, exact, kind) & (error <= np.inf)), error <= allowed
+        )
         units = np.where(settled, np.where(ok, 0.0, np.inf), error / np.where(allowed > 0, allowed, 1.0))
     worst = float(units.max()) if units.size else 0.0
     return Verdict(bool(ok.all()), "" if ok.all() else _describe(got, exact, ok, units), worst)

@@ -1,4 +1,5 @@
-"""Values that break kernels: infinities, NaN, signed zeros, subnormals, limits of integers, and sweeps over a type's whole range."""
+"""Values that break kernels: infinities, NaN, signed zeros, subnormals, limits of integers, and sweeps over a type's
+whole range."""
 
 import itertools
 from typing import Any
@@ -9,13 +10,31 @@ from treadle.dtypes import DType, finfo
 
 
 def wild(dtype: DType) -> Any:
-    """Every kind of value a type can hold; for integers their limits and the widths where shifts change their meaning."""
+    """Every kind of value a type can hold.
+
+    For integers their limits and the widths where shifts change their meaning.
+    """
     if dtype.kind == "b":
         return np.array([False, True])
     if dtype.kind == "f":
         info = finfo(dtype)
         least = float(np.nextafter(dtype.np.type(0), dtype.np.type(1)))
-        edges = [0.0, np.inf, info.max, info.tiny, least, info.tiny - least, 1.0, 1 + info.eps, 0.5, 1.5, 2.5, 3.0, 7.0, 88.0]
+        edges = [
+            0.0,
+            np.inf,
+            info.max,
+            info.tiny,
+            least,
+            info.tiny - least,
+            1.0,
+            1 + info.eps,
+            0.5,
+            1.5,
+            2.5,
+            3.0,
+            7.0,
+            88.0,
+        ]
         return np.array([np.nan, *edges, *[-e for e in edges]]).astype(dtype.np)
     least, most = int(np.iinfo(dtype.np).min), int(np.iinfo(dtype.np).max)
     width = dtype.itemsize * 8
@@ -25,11 +44,14 @@ def wild(dtype: DType) -> Any:
 
 
 def tame(dtype: DType) -> Any:
-    """Values whose squares and exponentials the type holds: for formulas whose inner terms would overflow before the result does."""
+    """Values whose squares and exponentials the type holds: for formulas whose inner terms would overflow before the
+    result does."""
     if dtype.kind != "f":
         return wild(dtype)
     tiny = finfo(dtype).tiny
-    return np.array([np.nan, 0.0, -0.0, tiny, -tiny, 1e-3, -1e-3, 0.5, -0.5, 1.0, -1.0, 2.5, -3.0, 6.0, -6.0, 9.0, -9.0]).astype(dtype.np)
+    return np.array(
+        [np.nan, 0.0, -0.0, tiny, -tiny, 1e-3, -1e-3, 0.5, -0.5, 1.0, -1.0, 2.5, -3.0, 6.0, -6.0, 9.0, -9.0]
+    ).astype(dtype.np)
 
 
 def normal(values: Any, dtype: DType) -> Any:
@@ -47,7 +69,7 @@ def crossed(*columns: Any) -> list[Any]:
 
 
 def sweep(rng: np.random.Generator, dtype: DType, count: int) -> Any:
-    """Numbers of every magnitude, half of them spread over the range in which exponentials neither vanish nor overflow."""
+    """Numbers of every magnitude, half of them where exponentials neither vanish nor overflow."""
     info = finfo(dtype)
     reach = np.log(info.max) * 1.02
     low, high = np.log2(info.tiny) - 4, np.log2(info.max)

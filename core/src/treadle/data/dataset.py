@@ -139,9 +139,7 @@ def _sizes_of(lengths: Sequence[float], total: int) -> list[int]:
     return sizes
 
 
-def random_split(
-    dataset: Any, lengths: Sequence[float], generator: Generator | None = None
-) -> list[Subset[Any]]:
+def random_split(dataset: Any, lengths: Sequence[float], generator: Generator | None = None) -> list[Subset[Any]]:
     """Split a dataset by chance into parts of given sizes, or of fractions that add up to 1.
 
     >>> import treadle as td

@@ -24,9 +24,7 @@ def draw_loss(losses: Sequence[float], per_epoch: int, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def draw_mistakes(
-    images: np.ndarray, expected: np.ndarray, predicted: np.ndarray, path: Path
-) -> None:
+def draw_mistakes(images: np.ndarray, expected: np.ndarray, predicted: np.ndarray, path: Path) -> None:
     """Draw up to 40 wrongly classified digits (N, 28, 28) to a PNG file."""
     wrong = np.flatnonzero(expected != predicted)[:40]
     rows = max(1, -(-len(wrong) // 8))

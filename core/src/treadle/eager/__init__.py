@@ -29,7 +29,13 @@ def view_function(op: Op) -> Any:
     parameters = ", ".join(["x"] + [a if d is REQUIRED else f"{a}=ATTR_{a}" for a, d in op.attrs.items()])
     key = attrs[0] if len(attrs) == 1 else ", ".join(attrs)
     source = _VIEW.format(name=op.name, parameters=parameters, attrs="".join(f"{a}, " for a in attrs), key=key)
-    scope: dict[str, Any] = {"OP": op, "STATE": STATE, "INTERPRETER": INTERPRETER, "resolve_view": resolve.resolve_view, "make_view": make_view}
+    scope: dict[str, Any] = {
+        "OP": op,
+        "STATE": STATE,
+        "INTERPRETER": INTERPRETER,
+        "resolve_view": resolve.resolve_view,
+        "make_view": make_view,
+    }
     scope |= {f"ATTR_{a}": d for a, d in op.attrs.items()}
     exec(compile(source, f"<op {op.name}>", "exec"), scope)
     return scope[op.name]

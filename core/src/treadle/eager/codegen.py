@@ -1,4 +1,5 @@
-"""The eager function of an op, generated from its declaration: one look-up on the warm path, one frame, no checks in front.
+"""The eager function of an op, generated from its declaration: one look-up on the warm path, one frame, no checks in
+front.
 
 What a rule needs is read off its parameter names: `g` (or `g_<result>`), operands, results, aux values, attributes,
 `shape_<operand>`, `dtype_<operand>`, `need`. Only what an active group of operands needs is saved.
@@ -57,7 +58,11 @@ class Plan:
         self.numbers = numbers  # operands that are Python numbers in this variant
         self.names = [i.name for i in op.inputs]
         self.groups = [Group(op, names, rule) for names, rule in (op.vjp or {}).items()]
-        self.edges = [k for k, i in enumerate(op.inputs) if any(k in g.indices for g in self.groups) and k not in numbers and not i.number]
+        self.edges = [
+            k
+            for k, i in enumerate(op.inputs)
+            if any(k in g.indices for g in self.groups) and k not in numbers and not i.number
+        ]
         self.groups = [g for g in self.groups if any(k in self.edges for k in g.indices)]
         self.saved: dict[str, Saved] = {}
         for k, group in enumerate(self.groups):
@@ -75,7 +80,11 @@ class Plan:
 
     def _save(self, name: str, group: int) -> None:
         op = self.op
-        if name == "need" or (name == "g" and "g" not in self.names) or (name.startswith("g_") and name[2:] in op.results):
+        if (
+            name == "need"
+            or (name == "g" and "g" not in self.names)
+            or (name.startswith("g_") and name[2:] in op.results)
+        ):
             return
         prefix, _, rest = name.partition("_")
         if name in self.names:
@@ -89,14 +98,17 @@ class Plan:
         elif name in op.attrs:
             kind = "attr"
         else:
-            raise ValueError(f"op {op.name}: a gradient rule wants {name!r}, which is no operand, result, aux value or attribute")
+            raise ValueError(
+                f"op {op.name}: a gradient rule wants {name!r}, which is no operand, result, aux value or attribute"
+            )
         key = f"sig_{rest}" if kind == "sig" else name
         self.saved.setdefault(key, Saved(rest if kind == "sig" else name, kind, set())).groups.add(group)
 
-    # ---- text -----------------------------------------------------------------------------------------------------------
+    # ---- text ------------------------------------------------------------------------------------------------------
     @property
     def incoming(self) -> str:
-        """The variable of the gradient that arrives: in ops with an operand `g` (gradients themselves) it has another name."""
+        """The variable of the gradient that arrives: in ops with an operand `g` (gradients themselves) it has another
+        name."""
         return "g_" if "g" in self.names else "g"
 
     def condition(self, groups: set[int]) -> str:
@@ -123,7 +135,13 @@ class Plan:
             optional = self.op.inputs[k].optional
             if self.maybe_number(k):
                 return f"getattr({item.name}, 'sig', None)"
-            return "None" if k in self.numbers else f"None if {item.name} is None else {item.name}.sig" if optional else f"{item.name}.sig"
+            return (
+                "None"
+                if k in self.numbers
+                else f"None if {item.name} is None else {item.name}.sig"
+                if optional
+                else f"{item.name}.sig"
+            )
         if item.kind == "result":
             k = self.op.results.index(item.name)
             return f"{guard(self.result(k))}, {self.result_sig(k)}"
@@ -155,12 +173,17 @@ def backward_source(plan: Plan) -> str:
         if item.kind == "operand":
             lines.append(f"    {item.name} = n[{s}]")
             known = f"n[{s + 1}]" if plan.maybe_number(plan.names.index(item.name)) else item.name
-            lines.append(f"    if {item.name} is not None and {known} is not None and {item.name}._version != n[{s + 1}]: raise modified({op.name!r}, 'operand {item.name}')")
+            lines.append(
+                f"    if {item.name} is not None and {known} is not None and {item.name}._version != "
+                f"n[{s + 1}]: raise modified({op.name!r}, 'operand {item.name}')"
+            )
         elif item.kind == "result":
             k = op.results.index(item.name)
             lines.append(f"    if n[{s}] is STALE: raise modified({op.name!r}, 'result')")
             node = f"(n, {k})" if plan.several else "n"
-            lines.append(f"    {item.name} = None if n[{s}] is None else Tensor(n[{s}], n[{s + 1}], {node} if GRAD() else None)")
+            lines.append(
+                f"    {item.name} = None if n[{s}] is None else Tensor(n[{s}], n[{s + 1}], {node} if GRAD() else None)"
+            )
         elif item.kind in ("attr", "number"):
             lines.append(f"    {item.name} = n[{s}]")
     aux = [item for item in plan.saved.values() if item.kind == "aux"]
@@ -212,7 +235,12 @@ def forward_source(plan: Plan, name: str, row: str) -> str:
     parameters += [a if d is REQUIRED else f"{a}=ATTR_{a}" for a, d in op.attrs.items()]
     head = f"def {name}({', '.join(_ordered(parameters))}{', want=None' if op.partial else ''}):"
     operands, attrs = _tuple(plan.names), _tuple([*op.attrs] + (["want"] if op.partial else []))
-    lines = [head, "    if STATE.special:", "        _i = INTERPRETER.get()", f"        if _i is not None: return _i(OP, {operands}, {attrs})"]
+    lines = [
+        head,
+        "    if STATE.special:",
+        "        _i = INTERPRETER.get()",
+        f"        if _i is not None: return _i(OP, {operands}, {attrs})",
+    ]
     if op.category == "binary":
         lines += _binary_source(op, row, operands)
         return "\n".join(lines)
@@ -221,7 +249,10 @@ def forward_source(plan: Plan, name: str, row: str) -> str:
 
 
 def _guarded(attempt: str, failures: str, fallback: str, body: list[str]) -> list[str]:
-    """try the row; the body runs when it was there, the fallback (outside of the handler: no chained traceback) when not."""
+    """try the row.
+
+    The body runs when it was there, the fallback (outside of the handler: no chained traceback) when not.
+    """
     inner = ["    " + line for line in body]
     return [f"    try: {attempt}", f"    except ({failures}): pass", "    else:", *inner, f"    return {fallback}"]
 
@@ -254,8 +285,18 @@ def _binary_source(op: Op, row: str, operands: str) -> list[str]:
     a, b = (i.name for i in op.inputs)
     both, number = Plan(op), Plan(op, frozenset({1}))
     resolve = f"resolve(OP, {operands}, ())"
-    with_number = _guarded(f"kernel, sig = {a}.sig.{row}[{b}.__class__]", MISS, resolve, [f"    out = kernel({a}.storage, {b})", *_record_source(number, "RULE_NUMBER")])
-    with_tensor = _guarded(f"kernel, sig = {a}.sig.{row}[{b}.sig]", MISS, resolve, [f"    out = kernel({a}.storage, {b}.storage)", *_record_source(both, "RULE")])
+    with_number = _guarded(
+        f"kernel, sig = {a}.sig.{row}[{b}.__class__]",
+        MISS,
+        resolve,
+        [f"    out = kernel({a}.storage, {b})", *_record_source(number, "RULE_NUMBER")],
+    )
+    with_tensor = _guarded(
+        f"kernel, sig = {a}.sig.{row}[{b}.sig]",
+        MISS,
+        resolve,
+        [f"    out = kernel({a}.storage, {b}.storage)", *_record_source(both, "RULE")],
+    )
     return [f"    if {NUMBER.format(b)}:", *("    " + line for line in with_number), *with_tensor]
 
 
@@ -264,8 +305,17 @@ def _record_source(plan: Plan, rule: str) -> list[str]:
     op = plan.op
     if not plan.edges and op.vjp is not None:
         return ["    return Tensor(out, sig, None)"]
-    nodes = plan.edges if op.vjp is not None else [k for k, i in enumerate(op.inputs) if k not in plan.numbers and not i.number]
-    lines = [f"    n{k} = {plan.names[k]}.node" if not op.inputs[k].optional else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node" for k in nodes]
+    nodes = (
+        plan.edges
+        if op.vjp is not None
+        else [k for k, i in enumerate(op.inputs) if k not in plan.numbers and not i.number]
+    )
+    lines = [
+        f"    n{k} = {plan.names[k]}.node"
+        if not op.inputs[k].optional
+        else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node"
+        for k in nodes
+    ]
     nothing = " and ".join(f"n{k} is None" for k in nodes)
     integer = " or sig.dtype.kind != 'f'" if op.category == "cast" else ""
     lines.append(f"    if ({nothing}) or not GRAD(){integer}: return Tensor(out, sig, None)")
@@ -307,7 +357,13 @@ def _general_source(plan: Plan, row: str, operands: str, attrs: str) -> list[str
     resolve = f"resolve(OP, {operands}, {attrs}"
     if op.aux:
         return lines + _aux_source(plan, row, x, key, resolve, storages)
-    end = _several_source(plan) if plan.several else _record_elementwise(plan) if numberable else _record_source(plan, "RULE")
+    end = (
+        _several_source(plan)
+        if plan.several
+        else _record_elementwise(plan)
+        if numberable
+        else _record_source(plan, "RULE")
+    )
     body = [f"    out = kernel({', '.join(storages)})", *end]
     return lines + _guarded(f"kernel, sig = {x}.sig.{row}{key}", MISS_OR_UNHASHABLE, f"{resolve})", body)
 
@@ -329,11 +385,29 @@ def _record_elementwise(plan: Plan) -> list[str]:
 def _aux_source(plan: Plan, row: str, x: str, key: str, resolve: str, storages: list[str]) -> list[str]:
     """An op whose forward may hand out aux values: the recorded call is a kernel of its own."""
     op, call = plan.op, f"kernel({', '.join(storages)})"
-    lines = [f"    n{k} = {plan.names[k]}.node" if not op.inputs[k].optional else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node" for k in plan.edges]
+    lines = [
+        f"    n{k} = {plan.names[k]}.node"
+        if not op.inputs[k].optional
+        else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node"
+        for k in plan.edges
+    ]
     nothing = " and ".join(f"n{k} is None" for k in plan.edges)
-    plain = f"({''.join(f'Tensor(out[{k}], sig[{k}], None), ' for k in range(len(op.results)))})" if plan.several else "Tensor(out, sig, None)"
-    unrecorded = _guarded(f"kernel, sig = {x}.sig.{row}{key}", MISS_OR_UNHASHABLE, f"{resolve})", [f"    out = {call}", f"    return {plain}"])
-    recorded = f"({''.join(f'Tensor(out[{k}], sig[{k}], (node, {k})), ' for k in range(len(op.results)))})" if plan.several else "Tensor(out[0], sig[0], node)"
+    plain = (
+        f"({''.join(f'Tensor(out[{k}], sig[{k}], None), ' for k in range(len(op.results)))})"
+        if plan.several
+        else "Tensor(out, sig, None)"
+    )
+    unrecorded = _guarded(
+        f"kernel, sig = {x}.sig.{row}{key}",
+        MISS_OR_UNHASHABLE,
+        f"{resolve})",
+        [f"    out = {call}", f"    return {plain}"],
+    )
+    recorded = (
+        f"({''.join(f'Tensor(out[{k}], sig[{k}], (node, {k})), ' for k in range(len(op.results)))})"
+        if plan.several
+        else "Tensor(out[0], sig[0], node)"
+    )
     body = [f"    out = {call}", f"    node = {_node(plan, 'RULE')}", f"    return {recorded}"]
     lines += [f"    if ({nothing}) or not GRAD():", *("    " + line for line in unrecorded)]
     return lines + _guarded(f"kernel, sig = {x}.sig.{row}_aux{key}", MISS_OR_UNHASHABLE, f"{resolve}, True)", body)
@@ -347,20 +421,33 @@ def _several_source(plan: Plan) -> list[str]:
     if op.vjp is not None and not plan.edges:
         return [f"    return ({plain})"]
     nodes = plan.edges if op.vjp is not None else [k for k, i in enumerate(op.inputs) if not i.number]
-    lines = [f"    n{k} = {plan.names[k]}.node" if not op.inputs[k].optional else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node" for k in nodes]
+    lines = [
+        f"    n{k} = {plan.names[k]}.node"
+        if not op.inputs[k].optional
+        else f"    n{k} = None if {plan.names[k]} is None else {plan.names[k]}.node"
+        for k in nodes
+    ]
     nothing = " and ".join(f"n{k} is None" for k in nodes)
     lines.append(f"    if ({nothing}) or not GRAD(): return ({plain})")
     if op.vjp is None:
         return [*lines, f"    return inline(OP, {_tuple(plan.names)}, {_tuple(list(op.attrs))})"]
     lines.append(f"    node = {_node(plan, 'RULE')}")
-    recorded = "".join(f"Tensor(out[{k}], sig[{k}], (node, {k}) if sig[{k}].dtype.kind == 'f' else None), " for k in count)
+    recorded = "".join(
+        f"Tensor(out[{k}], sig[{k}], (node, {k}) if sig[{k}].dtype.kind == 'f' else None), " for k in count
+    )
     return [*lines, f"    return ({recorded})"]
 
 
 def make_rule(plan: Plan) -> Rule:
     """Compile the backward function of a plan into a Rule."""
     op = plan.op
-    scope: dict[str, Any] = {"Tensor": Tensor, "GRAD": is_grad_enabled, "STALE": STALE, "modified": modified, "AUX": op.aux}
+    scope: dict[str, Any] = {
+        "Tensor": Tensor,
+        "GRAD": is_grad_enabled,
+        "STALE": STALE,
+        "modified": modified,
+        "AUX": op.aux,
+    }
     scope |= {f"RULE{k}": g.rule for k, g in enumerate(plan.groups)}
     _compile(backward_source(plan), f"<gradient of {op.name}>", scope)
     saves = any(item.kind in ("operand", "result", "aux") for item in plan.saved.values())
@@ -402,8 +489,10 @@ def reversed_source(plan: Plan) -> str:
     op = plan.op
     a, b = plan.names
     body = [f"    out = kernel({a}, {b}.storage)", *_record_source(plan, "RULE")]
-    lines = [f"def r_{op.name}({b}, {a}):", "    if STATE.special:", "        _i = INTERPRETER.get()", f"        if _i is not None: return _i(OP, ({a}, {b}), ())",
-             *_guarded(f"kernel, sig = {b}.sig.r_{op.name}[{a}.__class__]", MISS, f"resolve(OP, ({a}, {b}), ())", body)]  # fmt: skip
+    lines = [f"def r_{op.name}({b}, {a}):", "    if STATE.special:", "        _i = INTERPRETER.get()",
+        f"        if _i is not None: return _i(OP, ({a}, {b}), ())",
+             *_guarded(f"kernel, sig = {b}.sig.r_{op.name}[{a}.__class__]", MISS, f"resolve(OP, ({a}, {b}), ())",
+             body)]  # fmt: skip
     return "\n".join(lines)
 
 
@@ -417,7 +506,8 @@ def _lazily(op: Op, name: str, build: Any) -> Any:
     It is one function object all along (methods and operators hold it): its code is replaced.
     """
     scope: dict[str, Any] = {
-        "OP": op, "STATE": STATE, "INTERPRETER": INTERPRETER, "Tensor": Tensor, "GRAD": tape.GRAD_MODE.get, "ID": tape.next_id,
+        "OP": op, "STATE": STATE, "INTERPRETER": INTERPRETER, "Tensor": Tensor, "GRAD": tape.GRAD_MODE.get,
+        "ID": tape.next_id,
         "resolve": resolving.resolve, "inline": resolving.inline, "__name__": "treadle.ops",
     }  # fmt: skip
     function = types.FunctionType(_first_call.__code__, scope, name)

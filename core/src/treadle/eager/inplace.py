@@ -1,6 +1,8 @@
-"""In-place writes: the functional op, then its result goes into the target's memory and the target's root gets a new node.
+"""In-place writes: the functional op, then its result goes into the target's memory and the target's root gets a new
+node.
 
-Version counters are shared by all views of a storage; a write bumps it, so that a saved value that was overwritten is noticed.
+Version counters are shared by all views of a storage; a write bumps it, so that a saved value that was overwritten is
+noticed.
 """
 
 from typing import Any
@@ -69,7 +71,9 @@ def _remember_write(op: Op, row: str, x: Tensor, others: tuple[Any, ...]) -> Non
     plain = isinstance(other, Tensor) or other.__class__ is int or other.__class__ is float
     if not plain or (isinstance(other, Tensor) and other.device is not x.device):
         return
-    if resolving.common_dtype(op, (x, other)) is not x.dtype or (isinstance(other, Tensor) and other.dtype is not x.dtype):
+    if resolving.common_dtype(op, (x, other)) is not x.dtype or (
+        isinstance(other, Tensor) and other.dtype is not x.dtype
+    ):
         return
     kernel, sig = resolving.lookup(op, (x, other), ())
     if kernel.write is not None and sig is x.sig:
@@ -79,7 +83,10 @@ def _remember_write(op: Op, row: str, x: Tensor, others: tuple[Any, ...]) -> Non
 
 def _check_target(what: str, x: Tensor) -> None:
     if overlaps(x.shape, x.sig.strides):
-        raise AutogradError(f"{what}_: several elements of the target share one memory location (expanded or overlapping); clone() it first")
+        raise AutogradError(
+            f"{what}_: several elements of the target share one memory location (expanded or overlapping); "
+            "clone() it first"
+        )
 
 
 def _check_fits(op: Op, x: Tensor, others: tuple[Any, ...]) -> None:
@@ -105,9 +112,13 @@ def _check_recordable(what: str, x: Tensor) -> None:
     root = x.base if isinstance(x, View) and x.base is not None else x
     if root.node is not None and is_leaf_node(root.node):
         which = "a leaf" if root is x else "a view of a leaf"
-        raise AutogradError(f"{what}_: {which} that requires grad is written in place; do it under no_grad(), or on a copy")
+        raise AutogradError(
+            f"{what}_: {which} that requires grad is written in place; do it under no_grad(), or on a copy"
+        )
     if isinstance(x, View) and x.base is not None and x.no_grad:
-        raise AutogradError(f"{what}_: a view made under no_grad is written with gradients on; make the view again outside of no_grad")
+        raise AutogradError(
+            f"{what}_: a view made under no_grad is written with gradients on; make the view again outside of no_grad"
+        )
 
 
 def write_values(x: Tensor, new: Any) -> None:
@@ -120,7 +131,9 @@ def write_values(x: Tensor, new: Any) -> None:
     source = _rows(x).get(source) or _fitted(x, source)
     mark(x)
     if source.size:
-        source.device.backend.copy_strided(x.storage, storage, source.dtype.itemsize, source.shape, x.sig.strides, source.strides)
+        source.device.backend.copy_strided(
+            x.storage, storage, source.dtype.itemsize, source.shape, x.sig.strides, source.strides
+        )
     x._version += 1
 
 
@@ -133,7 +146,11 @@ def _fitted(x: Tensor, source: Any) -> Any:
     rows = _rows(x)
     if len(rows) >= resolving.MAX_ENTRIES:
         rows.clear()
-    fitted = source if source.shape == x.shape else sig_of(source.dtype, x.shape, expand_strides(source.shape, source.strides, x.shape), x.device)
+    fitted = (
+        source
+        if source.shape == x.shape
+        else sig_of(source.dtype, x.shape, expand_strides(source.shape, source.strides, x.shape), x.device)
+    )
     rows[source] = fitted
     return fitted
 

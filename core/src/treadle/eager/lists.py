@@ -77,7 +77,7 @@ def _remember(key: Any, entry: Any) -> Any:
     return entry
 
 
-# ---- optimizer steps -----------------------------------------------------------------------------------------------------
+# ---- optimizer steps -----------------------------------------------------------------------------------------------
 def lists_function(op: Op) -> Any:
     """The functional form: lists in (operands marked *), lists out; nothing is recorded."""
 
@@ -98,8 +98,8 @@ def lists_function(op: Op) -> Any:
 def run_inplace_list(op: Op, lists: list[list[Tensor]], numbers: list[float], attrs: dict[str, Any]) -> Any:
     """Do a list op with its results written over its operands; results beyond the lists are returned (a norm, say).
 
-    lists: one list of tensors per `*` operand, all of one device and dtype per position. Each target's version is bumped. One
-    kernel call where the backend claims the op for these tensors, the decomposition otherwise.
+    lists: one list of tensors per `*` operand, all of one device and dtype per position. Each target's version is
+    bumped. One kernel call where the backend claims the op for these tensors, the decomposition otherwise.
     """
     attrs = {**op.attrs, **attrs}
     flat = list(chain.from_iterable(lists))
@@ -145,7 +145,9 @@ def _check_lists(op: Op, lists: list[list[Tensor]]) -> None:
     resolving._same_device(op, list(chain.from_iterable(lists)))
 
 
-def _bind_list(op: Op, lists: list[list[Tensor]], flat: list[Tensor], numbers: list[float], attrs: dict[str, Any]) -> Any:
+def _bind_list(
+    op: Op, lists: list[list[Tensor]], flat: list[Tensor], numbers: list[float], attrs: dict[str, Any]
+) -> Any:
     device = flat[0].device
     kinds = {x.dtype for x in flat}
     extra = [resolving.dense_sig(flat[0].dtype, (), device)] if op.results[-1] == "norm" else []
@@ -160,7 +162,9 @@ def _bind_list(op: Op, lists: list[list[Tensor]], flat: list[Tensor], numbers: l
     return getattr(bound.run, "run", bound.run), extra
 
 
-def _by_decomposition(op: Op, lists: list[list[Tensor]], numbers: list[float], attrs: dict[str, Any], targets: list[Tensor]) -> Any:
+def _by_decomposition(
+    op: Op, lists: list[list[Tensor]], numbers: list[float], attrs: dict[str, Any], targets: list[Tensor]
+) -> Any:
     token = tape.GRAD_MODE.set(False)
     try:
         results = op.decompose(*lists, *numbers, **attrs)

@@ -1,7 +1,7 @@
 """The cold path of a call: what it means is decided here, once, and written into the row that the warm path reads.
 
-Promotion, broadcasting, device and attribute checks, the choice of kernel or decomposition. Errors are raised here, before any
-kernel runs, naming the op and its operands.
+Promotion, broadcasting, device and attribute checks, the choice of kernel or decomposition. Errors are raised here,
+before any kernel runs, naming the op and its operands.
 """
 
 from typing import Any
@@ -65,7 +65,7 @@ def _annotate(e: BaseException, op: Op, args: Any) -> None:
         e.add_note(f"in {describe(op, args)}")
 
 
-# ---- operands ----------------------------------------------------------------------------------------------------------
+# ---- operands ------------------------------------------------------------------------------------------------------
 def _normal(op: Op, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
     """Operands as tensors, exact ints and floats, or None; says whether anything was replaced."""
     out: list[Any] = []
@@ -100,7 +100,11 @@ def _constant(value: bool, device: Any) -> Tensor:
 def _same_device(op: Op, args: Any) -> None:
     devices = {a.device for a in args if isinstance(a, Tensor)}
     if len(devices) > 1:
-        names = [i.name for i in op.inputs] if len(op.inputs) == len(args) else [f"{op.inputs[0].name}[{k}]" for k in range(len(args))]
+        names = (
+            [i.name for i in op.inputs]
+            if len(op.inputs) == len(args)
+            else [f"{op.inputs[0].name}[{k}]" for k in range(len(args))]
+        )
         text = ", ".join(f"{n} on {a.device}" for a, n in zip(args, names, strict=True) if isinstance(a, Tensor))
         raise DeviceError(f"{op.name}: operands are on different devices: {text}; move them with .to(device)")
 
@@ -108,7 +112,13 @@ def _same_device(op: Op, args: Any) -> None:
 def _hashable(a: Any) -> Any:
     if isinstance(a, list):
         return tuple(_hashable(x) for x in a)
-    return tuple(_hashable(x) for x in a) if a.__class__ is tuple and any(isinstance(x, (list, np.generic)) for x in a) else a.item() if isinstance(a, np.generic) else a
+    return (
+        tuple(_hashable(x) for x in a)
+        if a.__class__ is tuple and any(isinstance(x, (list, np.generic)) for x in a)
+        else a.item()
+        if isinstance(a, np.generic)
+        else a
+    )
 
 
 def common_dtype(op: Op, args: Any) -> Any:
@@ -120,7 +130,9 @@ def common_dtype(op: Op, args: Any) -> Any:
         common = dtypes.get_default_dtype()
     if common not in op.dtypes:
         from_ = ", ".join(sorted({a.dtype.name for a in tensors}))
-        raise DTypeError(f"{op.name}: not defined for {from_}; takes {', '.join(d.name for d in dtypes.ALL if d in op.dtypes)}")
+        raise DTypeError(
+            f"{op.name}: not defined for {from_}; takes {', '.join(d.name for d in dtypes.ALL if d in op.dtypes)}"
+        )
     return common
 
 
@@ -130,7 +142,10 @@ def _cast_floats(op: Op, args: Any) -> Any:
         _check_dtypes(op, args)
         return None
     common = common_dtype(op, args)
-    change = [isinstance(a, Tensor) and a.dtype.kind == "f" and a.dtype is not common and s.name != "c" for a, s in zip(args, op.inputs, strict=True)]
+    change = [
+        isinstance(a, Tensor) and a.dtype.kind == "f" and a.dtype is not common and s.name != "c"
+        for a, s in zip(args, op.inputs, strict=True)
+    ]
     if not any(change):
         return None
     from_op = CAST[0]
@@ -143,14 +158,23 @@ CAST: list[Any] = []  # the op `cast`, put here at composition
 def _check_dtypes(op: Op, args: Any) -> None:
     main = args[op.main]
     if isinstance(main, Tensor) and main.dtype not in op.dtypes:
-        raise DTypeError(f"{op.name}: not defined for {main.dtype.name}; takes {', '.join(d.name for d in dtypes.ALL if d in op.dtypes)}")
-    floats = {a.dtype for a, s in zip(args, op.inputs, strict=True) if isinstance(a, Tensor) and a.dtype.kind == "f" and s.name not in WIDE}
+        raise DTypeError(
+            f"{op.name}: not defined for {main.dtype.name}; takes "
+            f"{', '.join(d.name for d in dtypes.ALL if d in op.dtypes)}"
+        )
+    floats = {
+        a.dtype
+        for a, s in zip(args, op.inputs, strict=True)
+        if isinstance(a, Tensor) and a.dtype.kind == "f" and s.name not in WIDE
+    }
     if len(floats) > 1:
-        text = ", ".join(f"{s.name} {a.dtype.name}" for a, s in zip(args, op.inputs, strict=True) if isinstance(a, Tensor))
+        text = ", ".join(
+            f"{s.name} {a.dtype.name}" for a, s in zip(args, op.inputs, strict=True) if isinstance(a, Tensor)
+        )
         raise DTypeError(f"{op.name}: operands must have one floating-point type: {text}; cast with .to(dtype)")
 
 
-# ---- one signature -----------------------------------------------------------------------------------------------------
+# ---- one signature -------------------------------------------------------------------------------------------------
 def lookup(op: Op, args: Any, attrs: Any, aux: bool = False) -> tuple[dispatch.Kernel, Any]:
     """Resolve a call of tensors and numbers: its kernel, and the sig of its result (a tuple of sigs for several)."""
     device = next(a.device for a in args if isinstance(a, Tensor))
@@ -170,7 +194,10 @@ def lookup(op: Op, args: Any, attrs: Any, aux: bool = False) -> tuple[dispatch.K
     want = _wanted(op, attrs, len(outs))
     if aux:
         taken = {x.name for x in op.aux.inputs}
-        more = op.aux.spec(*[s for s, i in zip(specs, op.inputs, strict=True) if i.name in taken], **{k: v for k, v in given.items() if k in op.aux.attrs})
+        more = op.aux.spec(
+            *[s for s, i in zip(specs, op.inputs, strict=True) if i.name in taken],
+            **{k: v for k, v in given.items() if k in op.aux.attrs},
+        )
         more = more if more.__class__ is tuple else (more,)
         outs, want = outs + more, (*want, *[True] * len(more))
     if op.tier == "copy":
@@ -191,7 +218,11 @@ def _wanted(op: Op, attrs: Any, count: int) -> tuple[bool, ...]:
 def _operands(op: Op, args: Any) -> tuple[list[Any], list[Any], dict[int, Any]]:
     """(what a backend sees, what spec rules see, casts to insert before the kernel)."""
     if not op.promote:
-        return [a.sig if isinstance(a, Tensor) else _number(a) for a in args], [Spec(a.shape, a.dtype) if isinstance(a, Tensor) else a for a in args], {}
+        return (
+            [a.sig if isinstance(a, Tensor) else _number(a) for a in args],
+            [Spec(a.shape, a.dtype) if isinstance(a, Tensor) else a for a in args],
+            {},
+        )
     common = common_dtype(op, args)
     elementwise = op.category in ELEMENTWISE
     shape = broadcast(op.name, *(a.shape for a in args if isinstance(a, Tensor))) if elementwise else ()
@@ -279,7 +310,7 @@ def _reversed(op: Op, args: Any) -> Any:
 REVERSED: dict[str, Any] = {}
 
 
-# ---- decomposition -------------------------------------------------------------------------------------------------------
+# ---- decomposition -------------------------------------------------------------------------------------------------
 def decomposed(call: Call) -> Any:
     """A callable over storages that runs a composite's decomposition on plain tensors; nothing is recorded."""
     op, attrs = call.op, call.attrs
@@ -292,14 +323,19 @@ def decomposed(call: Call) -> Any:
             results = _expand(op, _widened(op, args), attrs, len(call.outs) > len(op.results))
         finally:
             tape.GRAD_MODE.reset(token)
-        made = tuple(_own(op, r, spec, storages) if w else None for r, spec, w in zip(results, call.outs, wanted, strict=True))
+        made = tuple(
+            _own(op, r, spec, storages) if w else None for r, spec, w in zip(results, call.outs, wanted, strict=True)
+        )
         return made[0] if len(made) == 1 else made
 
     return run
 
 
 def _widened(op: Op, args: Any) -> Any:
-    """Half-precision operands as float32 where the op's class promises one rounding; products keep their type, which backends claim."""
+    """Half-precision operands as float32 where the op's class promises one rounding.
+
+    Products keep their type, which backends claim.
+    """
     if op.num.kind not in ("ulp", "mixed") or not any(_is_half(a) for a in args):
         return args
     return tuple(CAST[0](a, dtypes.float32) if _is_half(a) else a for a in args)
@@ -314,7 +350,9 @@ def _expand(op: Op, args: Any, attrs: dict[str, Any], with_aux: bool) -> tuple[A
     aux: tuple[Any, ...] = ()
     if op.aux is not None:
         by_name = dict(zip([i.name for i in op.inputs], args, strict=True))
-        values = op.aux(*[by_name[i.name] for i in op.aux.inputs], **{k: v for k, v in attrs.items() if k in op.aux.attrs})
+        values = op.aux(
+            *[by_name[i.name] for i in op.aux.inputs], **{k: v for k, v in attrs.items() if k in op.aux.attrs}
+        )
         aux = values if isinstance(values, tuple) else (values,)
     raw = op.decompose(*args, *aux, **attrs)
     results = raw if isinstance(raw, tuple) else (raw,)
@@ -343,7 +381,10 @@ def copy_of(x: Tensor) -> Any:
 
 
 def inline(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
-    """A recorded call of an op without a rule: run its decomposition on the tape. One alias per operand keeps edges apart."""
+    """A recorded call of an op without a rule: run its decomposition on the tape.
+
+    One alias per operand keeps edges apart.
+    """
     given = dict(zip(op.attrs, attrs, strict=False))  # without `want`: all results are made
     if op.promote:
         cast = _cast_floats(op, args)
@@ -357,7 +398,7 @@ def inline(op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
     return results[0] if len(op.results) == 1 else results
 
 
-# ---- views -----------------------------------------------------------------------------------------------------------------
+# ---- views ---------------------------------------------------------------------------------------------------------
 def resolve_view(op: Op, x: Tensor, attrs: tuple[Any, ...]) -> Any:
     """A view op at a new signature: run its layout rule, remember the sig; copy first where no layout exists."""
     if not isinstance(x, Tensor):

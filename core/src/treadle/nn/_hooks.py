@@ -92,14 +92,11 @@ def _run_pre(
     if isinstance(result, tuple) and len(result) == 2:
         return result
     raise RuntimeError(
-        "register_forward_pre_hook: a hook with_kwargs must return None or (args, kwargs): "
-        f"{type(result).__name__}"
+        f"register_forward_pre_hook: a hook with_kwargs must return None or (args, kwargs): {type(result).__name__}"
     )
 
 
-def _run_forward(
-    hook: Hook, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
-) -> Any:
+def _run_forward(hook: Hook, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
     if hook.with_kwargs:
         result = hook.call(module, args, kwargs, output)
     else:
@@ -149,9 +146,7 @@ class BackwardWatch:
             return changed[0]
         return type(output)(*changed) if hasattr(output, "_fields") else changed
 
-    def _at_outputs(
-        self, grads: Sequence[Tensor | None], places: list[int], count: int
-    ) -> Sequence[Tensor | None]:
+    def _at_outputs(self, grads: Sequence[Tensor | None], places: list[int], count: int) -> Sequence[Tensor | None]:
         self.grad_outputs = _spread(grads, places, count)
         for hook in self.before:
             changed = hook.call(self.module, self.grad_outputs)

@@ -34,9 +34,7 @@ def local_members(module: "Module") -> dict[str, Tensor]:
     return {n: d[n] for n in names if d[n] is not None}
 
 
-def save_members(
-    module: "Module", destination: dict[str, Any], prefix: str, keep_vars: bool
-) -> None:
+def save_members(module: "Module", destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
     """Enter a module's own members into a state_dict."""
     for name, value in local_members(module).items():
         destination[prefix + name] = value if keep_vars else value.detach()
@@ -44,9 +42,7 @@ def save_members(
         destination[prefix + EXTRA] = module.get_extra_state()
 
 
-def load(
-    module: "Module", state_dict: Mapping[str, Any], strict: bool, assign: bool
-) -> IncompatibleKeys:
+def load(module: "Module", state_dict: Mapping[str, Any], strict: bool, assign: bool) -> IncompatibleKeys:
     """Give every module below its part of a state_dict and report what did not fit."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict).__name__}.")
@@ -125,9 +121,7 @@ def _load_one(module: "Module", name: str, member: Tensor, value: Any, assign: b
     return ""
 
 
-def find_unexpected(
-    module: "Module", state_dict: dict[str, Any], prefix: str, unexpected: list[str]
-) -> None:
+def find_unexpected(module: "Module", state_dict: dict[str, Any], prefix: str, unexpected: list[str]) -> None:
     """List the names under prefix that belong to no member and no submodule."""
     known = local_members(module)
     for key in state_dict:

@@ -60,8 +60,7 @@ class MultiheadAttention(Module):
         super().__init__()
         if embed_dim <= 0 or num_heads <= 0 or embed_dim % num_heads:
             raise ArgumentError(
-                "MultiheadAttention: embed_dim must be divisible by num_heads: "
-                f"{embed_dim}, {num_heads}"
+                f"MultiheadAttention: embed_dim must be divisible by num_heads: {embed_dim}, {num_heads}"
             )
         self.embed_dim, self.num_heads, self.dropout = embed_dim, num_heads, dropout
         self.kdim, self.vdim = kdim or embed_dim, vdim or embed_dim
@@ -165,9 +164,7 @@ class MultiheadAttention(Module):
         heads = (self.num_heads, self.head_dim)
         return tuple(x.reshape(*x.shape[:2], *heads).transpose(1, 2) for x in (q, k, v))
 
-    def _merge_masks(
-        self, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None, extra: int
-    ) -> Tensor | None:
+    def _merge_masks(self, q: Tensor, attn_mask: Tensor | None, padding: Tensor | None, extra: int) -> Tensor | None:
         """Return one additive mask (N or 1, H or 1, L or 1, S'); True in a bool mask is ignored."""
         merged = None
         if attn_mask is not None:
@@ -224,9 +221,7 @@ class TransformerEncoderLayer(Module):
     ) -> None:
         super().__init__()
         make = {"bias": bias, "device": device, "dtype": dtype}
-        self.self_attn = MultiheadAttention(
-            d_model, nhead, dropout=dropout, batch_first=batch_first, **make
-        )
+        self.self_attn = MultiheadAttention(d_model, nhead, dropout=dropout, batch_first=batch_first, **make)
         self.linear1 = Linear(d_model, dim_feedforward, **make)
         self.dropout = Dropout(dropout)
         self.linear2 = Linear(dim_feedforward, d_model, **make)
@@ -250,12 +245,8 @@ class TransformerEncoderLayer(Module):
         x = self.norm1(src + self._attention_block(src, *masks))
         return self.norm2(x + self._feed_forward(x))
 
-    def _attention_block(
-        self, x: Tensor, mask: Tensor | None, padding: Tensor | None, causal: bool
-    ) -> Tensor:
-        y, _ = self.self_attn(
-            x, x, x, key_padding_mask=padding, need_weights=False, attn_mask=mask, is_causal=causal
-        )
+    def _attention_block(self, x: Tensor, mask: Tensor | None, padding: Tensor | None, causal: bool) -> Tensor:
+        y, _ = self.self_attn(x, x, x, key_padding_mask=padding, need_weights=False, attn_mask=mask, is_causal=causal)
         return self.dropout1(y)
 
     def _feed_forward(self, x: Tensor) -> Tensor:

@@ -123,8 +123,7 @@ class Sequential(_Sequence):
     def __add__(self, other: "Sequential") -> "Sequential":
         if not isinstance(other, Sequential):
             raise ValueError(
-                "add operator supports only objects of Sequential class, but "
-                f"{type(other).__name__} is given."
+                f"add operator supports only objects of Sequential class, but {type(other).__name__} is given."
             )
         return Sequential(*self, *other)
 

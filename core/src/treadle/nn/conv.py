@@ -47,9 +47,7 @@ class _Conv(Module):
         if out_channels % groups:
             raise ValueError("out_channels must be divisible by groups")
         if padding_mode != "zeros":
-            raise UnsupportedError(
-                f"{self._get_name()}: only padding_mode='zeros' is supported: {padding_mode!r}"
-            )
+            raise UnsupportedError(f"{self._get_name()}: only padding_mode='zeros' is supported: {padding_mode!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = _repeat(kernel_size, n), _repeat(stride, n)
         self.dilation, self.padding_mode = _repeat(dilation, n), padding_mode
@@ -66,9 +64,7 @@ class _Conv(Module):
         if not isinstance(padding, str):
             return _repeat(padding, self.ndim)
         if padding not in ("same", "valid"):
-            raise ValueError(
-                f"Invalid padding string '{padding}', should be one of {{'valid', 'same'}}"
-            )
+            raise ValueError(f"Invalid padding string '{padding}', should be one of {{'valid', 'same'}}")
         if padding == "same":
             same_padding(self.kernel_size, self.stride, self.dilation)
         return padding
@@ -83,10 +79,7 @@ class _Conv(Module):
                 init.uniform_(self.bias, -bound, bound)
 
     def extra_repr(self) -> str:
-        text = (
-            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
-            f"stride={self.stride}"
-        )
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
         if self.padding != (0,) * self.ndim:
             text += f", padding={self.padding}"
         if self.dilation != (1,) * self.ndim:

@@ -43,8 +43,7 @@ class Embedding(Module):
         if padding_idx is not None:
             if not -num_embeddings <= padding_idx < num_embeddings:
                 raise ArgumentError(
-                    f"Embedding: padding_idx must be within num_embeddings: {padding_idx}, "
-                    f"{num_embeddings}"
+                    f"Embedding: padding_idx must be within num_embeddings: {padding_idx}, {num_embeddings}"
                 )
             padding_idx %= num_embeddings
         self.padding_idx, self.max_norm, self.norm_type = padding_idx, max_norm, norm_type

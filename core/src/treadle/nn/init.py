@@ -10,8 +10,7 @@ from treadle.autograd.grad_mode import no_grad
 from treadle.random import Generator
 
 _GAIN_ONE = frozenset(
-    ["linear", "sigmoid"]
-    + [f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)]
+    ["linear", "sigmoid"] + [f"conv{transposed}{n}d" for transposed in ("", "_transpose") for n in (1, 2, 3)]
 )
 
 
@@ -35,9 +34,7 @@ def calculate_gain(nonlinearity: str, param: float | None = None) -> float:
     return gains[nonlinearity]
 
 
-def uniform_(
-    tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None
-) -> Tensor:
+def uniform_(tensor: Tensor, a: float = 0.0, b: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with numbers uniform in [a, b).
 
     >>> import treadle as td
@@ -49,9 +46,7 @@ def uniform_(
         return tensor.uniform_(a, b, generator=generator)
 
 
-def normal_(
-    tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None
-) -> Tensor:
+def normal_(tensor: Tensor, mean: float = 0.0, std: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill with normal numbers of the given mean and standard deviation.
 
     >>> import treadle as td
@@ -93,9 +88,7 @@ def _normal_cdf(x: float) -> float:
     return (1.0 + math.erf(x / math.sqrt(2.0))) / 2.0
 
 
-def _redraw_normal(
-    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Generator | None
-) -> Tensor:
+def _redraw_normal(tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Generator | None) -> Tensor:
     tensor.normal_(mean, std, generator=generator)
     while True:
         outside = (tensor < a) | (tensor > b)
@@ -105,9 +98,7 @@ def _redraw_normal(
         tensor.copy_(where(outside, again, tensor))
 
 
-def _redraw_uniform(
-    tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Generator | None
-) -> Tensor:
+def _redraw_uniform(tensor: Tensor, mean: float, std: float, a: float, b: float, generator: Generator | None) -> Tensor:
     """Draw from narrow or far intervals, where normal draws would hardly ever fall inside.
 
     A candidate uniform in [a, b] is kept with the probability density / highest density there.
@@ -171,9 +162,7 @@ def eye_(tensor: Tensor) -> Tensor:
 
 def _calculate_fan_in_and_fan_out(tensor: Tensor) -> tuple[int, int]:
     if tensor.dim() < 2:
-        raise ValueError(
-            "Fan in and fan out can not be computed for tensor with fewer than 2 dimensions"
-        )
+        raise ValueError("Fan in and fan out can not be computed for tensor with fewer than 2 dimensions")
     window = math.prod(tensor.shape[2:])
     return tensor.shape[1] * window, tensor.shape[0] * window
 
@@ -184,9 +173,7 @@ def _fan(tensor: Tensor, mode: str) -> int:
     return _calculate_fan_in_and_fan_out(tensor)[mode.lower() == "fan_out"]
 
 
-def xavier_uniform_(
-    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
-) -> Tensor:
+def xavier_uniform_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill uniformly in ±gain·sqrt(6 / (fan_in + fan_out)).
 
     >>> import treadle as td
@@ -197,9 +184,7 @@ def xavier_uniform_(
     return uniform_(tensor, -bound, bound, generator)
 
 
-def xavier_normal_(
-    tensor: Tensor, gain: float = 1.0, generator: Generator | None = None
-) -> Tensor:
+def xavier_normal_(tensor: Tensor, gain: float = 1.0, generator: Generator | None = None) -> Tensor:
     """Fill normally with standard deviation gain·sqrt(2 / (fan_in + fan_out)).
 
     >>> import treadle as td

@@ -77,9 +77,7 @@ class Module:
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute the module's result; every subclass writes its own."""
-        raise NotImplementedError(
-            f'Module [{type(self).__name__}] is missing the required "forward" function'
-        )
+        raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._hooks is None:
@@ -157,8 +155,7 @@ class Module:
         self._check_name(PARAMETERS, name)
         if param is not None and not isinstance(param, Parameter):
             raise TypeError(
-                f"cannot assign '{type(param).__name__}' object to parameter '{name}' "
-                "(Parameter or None required)"
+                f"cannot assign '{type(param).__name__}' object to parameter '{name}' (Parameter or None required)"
             )
         self._enter(PARAMETERS, name, param)
 
@@ -174,8 +171,7 @@ class Module:
         self._check_name(BUFFERS, name)
         if tensor is not None and not isinstance(tensor, Tensor):
             raise TypeError(
-                f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' "
-                "(Tensor or None required)"
+                f"cannot assign '{type(tensor).__name__}' object to buffer '{name}' (Tensor or None required)"
             )
         self._enter(BUFFERS, name, tensor)
         self._buffer_names[name] = persistent
@@ -232,9 +228,7 @@ class Module:
     ) -> Iterator[tuple[str, Any]]:
         seen: set[int] = set()
         modules = (
-            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate)
-            if recurse
-            else iter([(prefix, self)])
+            self.named_modules(prefix=prefix, remove_duplicate=remove_duplicate) if recurse else iter([(prefix, self)])
         )
         for path, module in modules:
             for name in tuple(module.__dict__[kind]):
@@ -401,9 +395,7 @@ class Module:
         return self.to(bfloat16)
 
     # ---------------------------------------------------------------------------------- state_dict
-    def state_dict(
-        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
-    ) -> dict[str, Any]:
+    def state_dict(self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
         """Return parameters and persistent buffers by dotted name; they share memory with these.
 
         >>> import treadle as td
@@ -415,14 +407,10 @@ class Module:
         for name in self._module_names:
             module = self.__dict__[name]
             if module is not None:
-                module.state_dict(
-                    destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars
-                )
+                module.state_dict(destination=destination, prefix=f"{prefix}{name}.", keep_vars=keep_vars)
         return destination
 
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         _state.save_members(self, destination, prefix, keep_vars)
 
     def load_state_dict(
@@ -495,18 +483,14 @@ class Module:
         """
         return self._add_hook("forward", Hook(hook, with_kwargs, always_call), prepend)
 
-    def register_full_backward_hook(
-        self, hook: Callable[..., Any], prepend: bool = False
-    ) -> RemovableHandle:
+    def register_full_backward_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Call hook(module, grad_input, grad_output) when the gradients of the inputs are known.
 
         What it returns, if anything, replaces grad_input.
         """
         return self._add_hook("backward", Hook(hook), prepend)
 
-    def register_full_backward_pre_hook(
-        self, hook: Callable[..., Any], prepend: bool = False
-    ) -> RemovableHandle:
+    def register_full_backward_pre_hook(self, hook: Callable[..., Any], prepend: bool = False) -> RemovableHandle:
         """Call hook(module, grad_output) before the gradients go through the module.
 
         What it returns, if anything, replaces grad_output.
@@ -524,10 +508,7 @@ class Module:
     def __repr__(self) -> str:
         extra = self.extra_repr()
         lines = extra.split("\n") if extra else []
-        children = [
-            f"({name}): " + repr(self.__dict__[name]).replace("\n", "\n  ")
-            for name in self._module_names
-        ]
+        children = [f"({name}): " + repr(self.__dict__[name]).replace("\n", "\n  ") for name in self._module_names]
         if len(lines) == 1 and not children:
             return f"{self._get_name()}({lines[0]})"
         if not lines and not children:

@@ -84,9 +84,7 @@ class _BatchNorm(_Affine):
         if not self.training:
             if mean is None or var is None:
                 return F.batch_norm(input, None, None, self.weight, self.bias, True, 0.0, self.eps)
-            return ops.batch_norm_inference(
-                input, mean, var, self.weight, self.bias, eps=self.eps
-            )
+            return ops.batch_norm_inference(input, mean, var, self.weight, self.bias, eps=self.eps)
         momentum = 0.0 if self.momentum is None else self.momentum
         if not self.track_running_stats:
             mean = var = None
@@ -96,9 +94,7 @@ class _BatchNorm(_Affine):
                 momentum = 1.0 / self.num_batches_tracked.item()
         return F.batch_norm(input, mean, var, self.weight, self.bias, True, momentum, self.eps)
 
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any
-    ) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         key = prefix + "num_batches_tracked"
         if self.num_batches_tracked is not None and key not in state_dict:
             state_dict[key] = self.num_batches_tracked  # old checkpoints do not have it
@@ -211,9 +207,7 @@ class RMSNorm(Module):
         return F.rms_norm(x, self.normalized_shape, self.weight, self.eps)
 
     def extra_repr(self) -> str:
-        return (
-            f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
-        )
+        return f"{self.normalized_shape}, eps={self.eps}, elementwise_affine={self.elementwise_affine}"
 
 
 class GroupNorm(_Affine):
@@ -237,9 +231,7 @@ class GroupNorm(_Affine):
     ) -> None:
         super().__init__()
         if num_channels % num_groups:
-            raise ValueError(
-                f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})"
-            )
+            raise ValueError(f"num_channels ({num_channels}) must be divisible by num_groups ({num_groups})")
         self.num_groups, self.num_channels = num_groups, num_channels
         self.eps, self.affine = eps, affine
         self._make_affine(num_channels, affine, affine and bias, device, dtype)

@@ -5,20 +5,30 @@ from treadle.op import Op as Op
 from treadle.ops.attention import attention, attention_grad, attention_lse
 from treadle.ops.contraction import dot_general, linear, matmul
 from treadle.ops.conv import (
-    avg_pool2d, avg_pool2d_grad, conv2d, conv2d_input_grad, conv2d_weight_grad, max_pool2d, max_pool2d_grad, max_pool2d_indices,
+    avg_pool2d, avg_pool2d_grad, conv2d, conv2d_input_grad, conv2d_weight_grad, max_pool2d, max_pool2d_grad,
+    max_pool2d_indices,
 )  # fmt: skip
 from treadle.ops.elementwise import (
-    add, atan2, bit_and, bit_not, bit_or, bit_xor, bitcast, cast, clamp, cos, div, eq, erf, exp, expm1, floor, ge, gelu, gelu_grad,
-    gelu_tanh, gelu_tanh_grad, gt, le, log, log1p, lt, maximum, minimum, mul, ne, neg, reciprocal, relu, relu_grad, rem, rsqrt, shl,
-    shr, sigmoid, sigmoid_grad, sign, silu, silu_grad, sin, softplus, sqrt, square, sub, tanh, tanh_grad, true_div, where,
+    add, atan2, bit_and, bit_not, bit_or, bit_xor, bitcast, cast, clamp, cos, div, eq, erf, exp, expm1, floor, ge, gelu,
+    gelu_grad,
+    gelu_tanh, gelu_tanh_grad, gt, le, log, log1p, lt, maximum, minimum, mul, ne, neg, reciprocal, relu, relu_grad, rem,
+    rsqrt, shl,
+    shr, sigmoid, sigmoid_grad, sign, silu, silu_grad, sin, softplus, sqrt, square, sub, tanh, tanh_grad, true_div,
+    where,
 )  # fmt: skip
 from treadle.ops.elementwise import abs_ as abs
 from treadle.ops.elementwise import pow_ as pow
 from treadle.ops.elementwise import round_ as round
 from treadle.ops.indexing import embedding, embedding_grad, gather_nd, nonzero, put_along, scatter_nd, sort, take_along
 from treadle.ops.loss import cross_entropy, cross_entropy_grad, cross_entropy_lse
-from treadle.ops.manipulation import concat, copy, expand, flip, narrow, pad, permute, reshape, subscript, transpose_last, windows, write
-from treadle.ops.norm import batch_norm, batch_norm_grad, batch_norm_inference, layer_norm, layer_norm_grad, layer_norm_stats
+from treadle.ops.manipulation import (
+    concat, copy, expand, flip, narrow, pad, permute, reshape,
+    subscript, transpose_last, windows, write,
+)  # fmt: skip
+from treadle.ops.norm import (
+    batch_norm, batch_norm_grad, batch_norm_inference,
+    layer_norm, layer_norm_grad, layer_norm_stats,
+)  # fmt: skip
 from treadle.ops.optim import adam_step, clip_by_global_norm, sgd_step
 from treadle.ops.random import dropout, iota, random_bits, random_normal, random_uniform
 from treadle.ops.reduction import argmax, argmin, cumsum, mean, prod, sum_to, var

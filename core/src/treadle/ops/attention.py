@@ -1,4 +1,5 @@
-"""Scaled dot-product attention (Vaswani et al. 2017) with the log-sum-exp as an aux value, so that its gradient recomputes
+"""Scaled dot-product attention (Vaswani et al. 2017) with the log-sum-exp as an aux value, so that its gradient
+recomputes
 probabilities instead of keeping them (Dao et al. 2022)."""
 
 from typing import Any
@@ -22,15 +23,23 @@ def _lse_spec(q: Spec, k: Spec, mask: Spec | None = None, scale: float = 1.0, ca
     return Spec((*_spec(q, k, k, mask).shape[:3], 1), q.dtype)
 
 
-def _grad_spec(g: Spec, q: Spec, k: Spec, v: Spec, mask: Spec | None, y: Spec, lse: Spec, scale: float = 1.0, causal: bool = False) -> Any:
+def _grad_spec(g: Spec, q: Spec, k: Spec, v: Spec, mask: Spec | None, y: Spec, lse: Spec, scale: float = 1.0,
+        causal: bool = False) -> Any:
     equal("attention_grad", g.shape, y.shape, _spec(q, k, v, mask).shape)
     equal("attention_grad", lse.shape, (*q.shape[:3], 1))
     return q, k, v
 
 
 def _spec(q: Spec, k: Spec, v: Spec, mask: Spec | None = None, scale: float = 1.0, causal: bool = False) -> Spec:
-    if not (q.ndim == k.ndim == v.ndim == 4) or q.shape[:2] != k.shape[:2] or k.shape[:3] != v.shape[:3] or q.shape[3] != k.shape[3]:
-        raise ShapeError(f"attention: q (B, H, M, D), k (B, H, N, D), v (B, H, N, E) expected: {q.shape}, {k.shape}, {v.shape}")
+    if (
+        not (q.ndim == k.ndim == v.ndim == 4)
+        or q.shape[:2] != k.shape[:2]
+        or k.shape[:3] != v.shape[:3]
+        or q.shape[3] != k.shape[3]
+    ):
+        raise ShapeError(
+            f"attention: q (B, H, M, D), k (B, H, N, D), v (B, H, N, E) expected: {q.shape}, {k.shape}, {v.shape}"
+        )
     if mask is not None and mask.shape != (*q.shape[:3], k.shape[2]):
         raise ShapeError(f"attention: mask must be (B, H, M, N) = {(*q.shape[:3], k.shape[2])}: {mask.shape}")
     return Spec((*q.shape[:3], v.shape[3]), q.dtype)
@@ -51,14 +60,16 @@ def _lse(q: Any, k: Any, mask: Any = None, scale: float = 1.0, causal: bool = Fa
 
 
 def _probabilities(q: Any, k: Any, mask: Any, lse: Any, scale: float, causal: bool) -> Any:
-    return exp(_scores(q, k, mask, scale, causal) - where(eq(lse, -INF), 0.0, lse))  # a row that sees nothing is all zeros
+    return exp(_scores(q, k, mask, scale, causal) - where(eq(lse, -INF), 0.0,
+        lse))  # a row that sees nothing is all zeros
 
 
 def _attention(q: Any, k: Any, v: Any, mask: Any, lse: Any, scale: float = 1.0, causal: bool = False) -> Any:
     return matmul(_probabilities(q, k, mask, lse, scale, causal), v)
 
 
-def _attention_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, scale: float = 1.0, causal: bool = False) -> Any:
+def _attention_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, scale: float = 1.0,
+        causal: bool = False) -> Any:
     p = _probabilities(q, k, mask, lse, scale, causal)
     ds = p * (matmul(g, transpose_last(v)) - sum_(g * y, (3,), True)) * scale
     return matmul(ds, k), matmul(transpose_last(ds), q), matmul(transpose_last(p), g)
@@ -71,7 +82,8 @@ def _mask_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, scal
 def _cases(*lead: Any) -> list[Any]:
     q, k, v = (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 7)
     square = ((1, 2, 7, 4),) * 3
-    return [s(q, k, v, None, scale=0.4), s(*square, None, scale=0.5, causal=True), s(q, k, v, bools(2, 3, 4, 6), scale=1.0), s(q, k, v, (2, 3, 4, 6), scale=1.0)]
+    return [s(q, k, v, None, scale=0.4), s(*square, None, scale=0.5, causal=True),
+        s(q, k, v, bools(2, 3, 4, 6), scale=1.0), s(q, k, v, (2, 3, 4, 6), scale=1.0)]
 
 
 def _grad_cases() -> list[Any]:
@@ -84,13 +96,15 @@ def _grad_cases() -> list[Any]:
 
 
 attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=_lse_spec,
-                          samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=MIXED,
-                          doc="Return the log-sum-exp of the attention scores of every query.",
-            errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), None)])
+    samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=MIXED,
+    doc="Return the log-sum-exp of the attention scores of every query.",
+    errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), None)])
 attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=_grad_spec,
-                           samples=_grad_cases(), num=MIXED, doc="Return the gradients of attention for queries, keys and values.",
-            errors=[raises(ShapeError, "must be equal", (1, 2, 4, 3), *((1, 2, 3, 4),) * 3, None, (1, 2, 3, 4), (1, 2, 3, 1))])
-attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad, "mask": _mask_grad}, aux=(attention_lse, "lse"), spec=_spec, samples=_cases(),
-            num=MIXED,
-                          doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.",
-            errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6, 7), None), raises(ShapeError, "mask must be", *((1, 2, 3, 4),) * 3, bools(1, 2, 3, 4))])
+    samples=_grad_cases(), num=MIXED, doc="Return the gradients of attention for queries, keys and values.",
+    errors=[raises(ShapeError, "must be equal", (1, 2, 4, 3), *((1, 2, 3, 4),) * 3, None, (1, 2, 3, 4), (1, 2, 3, 1))])
+attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad, "mask": _mask_grad},
+    aux=(attention_lse, "lse"), spec=_spec, samples=_cases(),
+    num=MIXED,
+    doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.",
+    errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6, 7), None),
+        raises(ShapeError, "mask must be", *((1, 2, 3, 4),) * 3, bools(1, 2, 3, 4))])

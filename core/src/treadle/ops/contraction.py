@@ -24,7 +24,10 @@ def _matmul_spec(a: Spec, b: Spec) -> Spec:
     if a.ndim < 2 or b.ndim < 2:
         raise ShapeError(f"matmul: operands need two dimensions or more: {a.shape} @ {b.shape}")
     if a.shape[-1] != b.shape[-2]:
-        raise ShapeError(f"matmul: inner dimensions differ: {a.shape} @ {b.shape} (axis -1 has {a.shape[-1]}, axis -2 has {b.shape[-2]})")
+        raise ShapeError(
+            f"matmul: inner dimensions differ: {a.shape} @ {b.shape} (axis -1 has {a.shape[-1]}, axis -2 "
+            f"has {b.shape[-2]})"
+        )
     return Spec((*broadcast("matmul", a.shape[:-2], b.shape[:-2]), a.shape[-2], b.shape[-1]), a.dtype)
 
 
@@ -38,7 +41,10 @@ def _matmul(a: Any, b: Any) -> Any:
 
 def _linear_spec(x: Spec, w: Spec, b: Spec | None = None) -> Spec:
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
-        raise ShapeError(f"linear: last size of the input and in_features of the weight differ: input {x.shape}, weight (out_features, in_features) = {w.shape}")
+        raise ShapeError(
+            f"linear: last size of the input and in_features of the weight differ: input {x.shape}, weight "
+            f"(out_features, in_features) = {w.shape}"
+        )
     if b is not None and b.shape != w.shape[:1]:
         raise ShapeError(f"linear: bias {b.shape} must be (out_features,) = {w.shape[:1]}")
     return Spec((*x.shape[:-1], w.shape[0]), x.dtype)
@@ -63,23 +69,30 @@ def _linear_w_grad(g: Any, x: Any) -> Any:
     return matmul(transpose_last(rows(g)), rows(x))  # (out, r) @ (r, in)
 
 
-dot_general: Op = Op("dot_general", "a b -> y", tier="kernel", category="contraction", spec=_dot_spec, reference=np.matmul, dtypes=frozenset(ALL),
-                 vjp={"a": lambda g, b: dot_general(g, transpose_last(b)), "b": lambda g, a: dot_general(transpose_last(a), g)},
-                 samples=[s((2, 3, 4), (2, 4, 5)), s((1, 1, 1), (1, 1, 1)), s((3, 0, 4), (3, 4, 5)), s((2, 3, 0), (2, 0, 5)), s((1, 37, 65), (1, 65, 33)),
-                 s((5, 16, 9), (5, 9, 31))],
-                 doc="Multiply batches of matrices: (B, M, K) x (B, K, N) -> (B, M, N); half types accumulate in float32.",
-            errors=[raises(ShapeError, "expected", (2, 3, 4), (2, 5, 4)), raises(ShapeError, "expected", (3, 4), (4, 5))])
-matmul: Op = composite("matmul", "a b -> y", _matmul, spec=_matmul_spec, reference=np.matmul, dtypes=frozenset(ALL), promote="dtype",
-                   vjp={"a": lambda g, b, shape_a: sum_to(matmul(g, transpose_last(b)), shape_a), "b": lambda g, a, shape_b: sum_to(matmul(transpose_last(a), g), shape_b)},
-                   samples=[s((3, 4), (4, 5)), s((1, 1), (1, 1)), s((2, 3, 4), (2, 4, 5)), s((2, 1, 3, 4), (5, 4, 2)), s((0, 4), (4, 5)), s((3, 0), (0, 5)),
-                   s((67, 33), (33, 65)), s((4, 128), (128, 10))],
-                   doc="Multiply matrices (..., M, K) @ (..., K, N); leading axes broadcast.",
-            errors=[raises(ShapeError, "inner dimensions differ", (4, 3), (5, 2)), raises(ShapeError, "do not broadcast", (2, 4, 3), (5, 3, 2)),
-            raises(ShapeError, "two dimensions", (3,), (3, 2))])
+dot_general: Op = Op("dot_general", "a b -> y", tier="kernel", category="contraction", spec=_dot_spec,
+    reference=np.matmul, dtypes=frozenset(ALL),
+    vjp={"a": lambda g, b: dot_general(g, transpose_last(b)), "b": lambda g, a: dot_general(transpose_last(a), g)},
+    samples=[s((2, 3, 4), (2, 4, 5)), s((1, 1, 1), (1, 1, 1)), s((3, 0, 4), (3, 4, 5)), s((2, 3, 0), (2, 0, 5)),
+        s((1, 37, 65), (1, 65, 33)),
+        s((5, 16, 9), (5, 9, 31))],
+    doc="Multiply batches of matrices: (B, M, K) x (B, K, N) -> (B, M, N); half types accumulate in float32.",
+    errors=[raises(ShapeError, "expected", (2, 3, 4), (2, 5, 4)), raises(ShapeError, "expected", (3, 4), (4, 5))])
+matmul: Op = composite("matmul", "a b -> y", _matmul, spec=_matmul_spec, reference=np.matmul, dtypes=frozenset(ALL),
+    promote="dtype",
+    vjp={"a": lambda g, b, shape_a: sum_to(matmul(g, transpose_last(b)), shape_a),
+        "b": lambda g, a, shape_b: sum_to(matmul(transpose_last(a), g), shape_b)},
+    samples=[s((3, 4), (4, 5)), s((1, 1), (1, 1)), s((2, 3, 4), (2, 4, 5)), s((2, 1, 3, 4), (5, 4, 2)),
+        s((0, 4), (4, 5)), s((3, 0), (0, 5)),
+        s((67, 33), (33, 65)), s((4, 128), (128, 10))],
+    doc="Multiply matrices (..., M, K) @ (..., K, N); leading axes broadcast.",
+    errors=[raises(ShapeError, "inner dimensions differ", (4, 3), (5, 2)),
+        raises(ShapeError, "do not broadcast", (2, 4, 3), (5, 3, 2)),
+        raises(ShapeError, "two dimensions", (3,), (3, 2))])
 linear: Op = composite("linear", "x w b? -> y", _linear, spec=_linear_spec, promote="dtype",
-                   vjp={"x": _linear_x_grad, "w": _linear_w_grad, "b": lambda g: sum_(rows(g), (0,))},
-                   reference=lambda x, w, b=None: np.matmul(x, w.T) + (0 if b is None else b),
-                   samples=[s((3, 4), (5, 4), (5,)), s((3, 4), (5, 4), None), s((4,), (5, 4), (5,)), s((2, 3, 4), (5, 4), (5,)), s((0, 4), (5, 4), (5,)),
-                   s((64, 33), (65, 33), (65,))],
-                   doc="Return x @ w.T + b for rows x (..., in), w (out, in), b (out,).",
-            errors=[raises(ShapeError, "in_features", (3, 4), (5, 3), None), raises(ShapeError, "bias", (3, 4), (5, 4), (4,))])
+    vjp={"x": _linear_x_grad, "w": _linear_w_grad, "b": lambda g: sum_(rows(g), (0,))},
+    reference=lambda x, w, b=None: np.matmul(x, w.T) + (0 if b is None else b),
+    samples=[s((3, 4), (5, 4), (5,)), s((3, 4), (5, 4), None), s((4,), (5, 4), (5,)), s((2, 3, 4), (5, 4), (5,)),
+        s((0, 4), (5, 4), (5,)),
+        s((64, 33), (65, 33), (65,))],
+    doc="Return x @ w.T + b for rows x (..., in), w (out, in), b (out,).",
+    errors=[raises(ShapeError, "in_features", (3, 4), (5, 3), None), raises(ShapeError, "bias", (3, 4), (5, 4), (4,))])

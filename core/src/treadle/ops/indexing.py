@@ -80,22 +80,30 @@ def _sort(x: Any, descending: bool = False) -> Any:
 
 
 OUTSIDE = [raises(IndexError, "out of range|outside", (5, 3), ints(2, 1, low=low, high=low + 1)) for low in (5, -6)]
-gather_nd: Op = Op("gather_nd", "x i -> y", tier="kernel", category="index", spec=_gather_spec, reference=lambda x, i: x[_checked(i, x.shape[: i.shape[-1]])], num=EXACT,
-               vjp={"x": lambda g, i, shape_x: scatter_nd(g.new_zeros(shape_x), i, g, "add")},
-               samples=[s((5, 3), ints(4, 1, high=5)), s((5, 3), ints(2, 4, 2, high=3)), s((7,), ints(0, 1, high=7)), s((3, 4, 5), ints(6, 1, low=-3, high=3)),
-               s((4, 0), ints(2, 1, high=4)), s((5, 3), Arg((4, 1), "int32", -5, 5))],
-               doc="Return x at coordinates i[..., :] of its first axes.",
-            errors=[*OUTSIDE, raises(ShapeError, "need k <=", (5,), ints(2, 3))])
-scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter, num=STEPWISE, vjp={"x u": _scatter_grads},
-                samples=[s((5, 3), ints(4, 1, high=5), (4, 3), mode="add"), s((7,), ints(3, 2, 1, high=7), (3, 2), mode="add"), s((5, 3), ints(1, 1, high=5), (1, 3), mode="set"),
-                         s((4, 3), ints(2, 2, high=3), (2,), mode="max"), s((4, 3), ints(2, 2, high=3), (2,), mode="min"), s((7,), ints(0, 1, high=7), (0,), mode="set"),
-                         s((4, 3), ints(2, 2, high=3), (2,), mode="mul"), s((5, 3), Arg((4, 1), "int32", -5, 5), (4, 3), mode="add")],
-                         doc="Return x with updates u set, added, multiplied, or minimised or maximised in at coordinates i[..., :].",
-            errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, 1, low=5, high=6), (2, 3)), raises(ShapeError, "updates", (5, 3), ints(2, 1, high=5), (2, 2))])
-sort: Op = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort, spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
-          vjp={"x": lambda g_values, indices, shape_x: _unsort(g_values, indices, shape_x)}, samples=[s((7,)), s((4, 5)), s((4, 5), descending=True), s((1,)), s((0,)), s((3, 67))],
-          doc="Sort along the last axis, stably; NaN last (first when descending). Also the indices it came from.",
-            errors=[raises(DTypeError, "tensor", 3.0)])
+gather_nd: Op = Op("gather_nd", "x i -> y", tier="kernel", category="index", spec=_gather_spec,
+    reference=lambda x, i: x[_checked(i, x.shape[: i.shape[-1]])], num=EXACT,
+    vjp={"x": lambda g, i, shape_x: scatter_nd(g.new_zeros(shape_x), i, g, "add")},
+    samples=[s((5, 3), ints(4, 1, high=5)), s((5, 3), ints(2, 4, 2, high=3)), s((7,), ints(0, 1, high=7)),
+        s((3, 4, 5), ints(6, 1, low=-3, high=3)),
+        s((4, 0), ints(2, 1, high=4)), s((5, 3), Arg((4, 1), "int32", -5, 5))],
+    doc="Return x at coordinates i[..., :] of its first axes.",
+    errors=[*OUTSIDE, raises(ShapeError, "need k <=", (5,), ints(2, 3))])
+scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index", spec=_scatter_spec, reference=_scatter,
+    num=STEPWISE, vjp={"x u": _scatter_grads},
+    samples=[s((5, 3), ints(4, 1, high=5), (4, 3), mode="add"), s((7,), ints(3, 2, 1, high=7), (3, 2), mode="add"),
+        s((5, 3), ints(1, 1, high=5), (1, 3), mode="set"),
+        s((4, 3), ints(2, 2, high=3), (2,), mode="max"), s((4, 3), ints(2, 2, high=3), (2,), mode="min"),
+        s((7,), ints(0, 1, high=7), (0,), mode="set"),
+        s((4, 3), ints(2, 2, high=3), (2,), mode="mul"), s((5, 3), Arg((4, 1), "int32", -5, 5), (4, 3), mode="add")],
+    doc="Return x with updates u set, added, multiplied, or minimised or maximised in at coordinates i[..., :].",
+    errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, 1, low=5, high=6), (2, 3)),
+        raises(ShapeError, "updates", (5, 3), ints(2, 1, high=5), (2, 2))])
+sort: Op = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort,
+    spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
+    vjp={"x": lambda g_values, indices, shape_x: _unsort(g_values, indices, shape_x)},
+    samples=[s((7,)), s((4, 5)), s((4, 5), descending=True), s((1,)), s((0,)), s((3, 67))],
+    doc="Sort along the last axis, stably; NaN last (first when descending). Also the indices it came from.",
+    errors=[raises(DTypeError, "tensor", 3.0)])
 
 
 def _along_index(x: Any, i: Any, axis: int) -> Any:
@@ -105,7 +113,8 @@ def _along_index(x: Any, i: Any, axis: int) -> Any:
         if d == axis:
             coordinates.append(i)
         else:
-            place = reshape(i.new_arange(i.shape[d], dtype=i.dtype), tuple(i.shape[d] if k == d else 1 for k in range(i.ndim)))
+            place = reshape(i.new_arange(i.shape[d], dtype=i.dtype),
+                tuple(i.shape[d] if k == d else 1 for k in range(i.ndim)))
             coordinates.append(expand(place, i.shape))
     return i.stack(coordinates, -1)
 
@@ -125,18 +134,22 @@ def _put_spec(x: Spec, i: Spec, u: Spec, axis: int, mode: str = "set") -> Spec:
     return x
 
 
-take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)), spec=_along_spec, dtypes=EVERY, num=EXACT,
-                       vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
-                       samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0), s((7,), ints(3, high=7), axis=0),
-                       s((4, 5), Arg((4, 2), "int32", -5, 5), axis=1)],
-                       doc="Return the elements that i names along one axis.",
-            errors=[raises(IndexError, "out of range|outside", (4, 5), ints(4, 2, low=5, high=6), axis=1), raises(ShapeError, "rank", (4, 5), ints(4), axis=1)])
-put_along: Op = composite("put_along", "x i u -> y", lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
-                      spec=_put_spec, dtypes=EVERY, num=STEPWISE, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"),
-                      s((7,), ints(3, high=7), (3,), axis=0, mode="add")],
-                      doc="Return x with u written (or combined) at the places that i names along one axis.",
-            errors=[raises(IndexError, "out of range|outside", (4, 5), ints(4, 2, low=5, high=6), (4, 2), axis=1),
-            raises(ShapeError, "like the index", (4, 5), ints(4, 2, high=5), (4, 1), axis=1)])
+take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)),
+    spec=_along_spec, dtypes=EVERY, num=EXACT,
+    vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
+    samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0),
+        s((7,), ints(3, high=7), axis=0),
+        s((4, 5), Arg((4, 2), "int32", -5, 5), axis=1)],
+    doc="Return the elements that i names along one axis.",
+    errors=[raises(IndexError, "out of range|outside", (4, 5), ints(4, 2, low=5, high=6), axis=1),
+        raises(ShapeError, "rank", (4, 5), ints(4), axis=1)])
+put_along: Op = composite("put_along", "x i u -> y",
+    lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
+    spec=_put_spec, dtypes=EVERY, num=STEPWISE, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"),
+        s((7,), ints(3, high=7), (3,), axis=0, mode="add")],
+    doc="Return x with u written (or combined) at the places that i names along one axis.",
+    errors=[raises(IndexError, "out of range|outside", (4, 5), ints(4, 2, low=5, high=6), (4, 2), axis=1),
+        raises(ShapeError, "like the index", (4, 5), ints(4, 2, high=5), (4, 1), axis=1)])
 
 
 def _unsort(g: Any, indices: Any, shape_x: Any) -> Any:
@@ -184,27 +197,32 @@ def _embedding_grad(g: Any, i: Any, num_embeddings: int, padding_idx: int = -1) 
 
 
 embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, num=STEPWISE, spec=_embedding_grad_spec,
-                           vjp={"g": lambda g_gw, i, padding_idx: _pad_rows(embedding(g_gw, i, padding_idx), i, padding_idx)},
-                           samples=[s((4, 3), ints(4, high=5), num_embeddings=5), s((2, 3, 4), ints(2, 3, high=9), num_embeddings=9, padding_idx=1),
-                           s((0, 3), ints(0, high=5), num_embeddings=5)],
-                           doc="Add the rows g up by their index: the gradient of an embedding's weight.",
-            errors=[raises(ShapeError, "rows", (3, 4), ints(2, high=5), num_embeddings=5),
-            raises(IndexError, "out of range|outside", (2, 4), ints(2, low=5, high=6), num_embeddings=5)])
-embedding: Op = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, _places(i, w.shape[0])), spec=_embedding_spec, reference=_embedding_reference,
-            num=EXACT,
-                      vjp={"w": lambda g, i, shape_w, padding_idx: embedding_grad(g, i, shape_w[0], padding_idx)},
-                      samples=[s((5, 3), ints(4, high=5)), s((9, 4), ints(2, 3, high=9), padding_idx=1), s((5, 3), ints(0, high=5)), s((5, 3), ints(high=5)),
-                      s((5, 3), Arg((4,), "int32", 0, 5)), s((5, 3), Arg((4,), "uint32", 0, 5))],
-                      doc="Return the rows of w that i names; an index outside [0, rows) is an error.",
-            errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, low=5, high=6)), raises(IndexError, "out of range|outside", (5, 3), ints(2, low=-1, high=0)),
-            raises(ShapeError, "expected", (5,), ints(2, high=5))])
+    vjp={"g": lambda g_gw, i, padding_idx: _pad_rows(embedding(g_gw, i, padding_idx), i, padding_idx)},
+    samples=[s((4, 3), ints(4, high=5), num_embeddings=5),
+        s((2, 3, 4), ints(2, 3, high=9), num_embeddings=9, padding_idx=1),
+        s((0, 3), ints(0, high=5), num_embeddings=5)],
+    doc="Add the rows g up by their index: the gradient of an embedding's weight.",
+    errors=[raises(ShapeError, "rows", (3, 4), ints(2, high=5), num_embeddings=5),
+        raises(IndexError, "out of range|outside", (2, 4), ints(2, low=5, high=6), num_embeddings=5)])
+embedding: Op = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, _places(i, w.shape[0])),
+    spec=_embedding_spec, reference=_embedding_reference,
+    num=EXACT,
+    vjp={"w": lambda g, i, shape_w, padding_idx: embedding_grad(g, i, shape_w[0], padding_idx)},
+    samples=[s((5, 3), ints(4, high=5)), s((9, 4), ints(2, 3, high=9), padding_idx=1), s((5, 3), ints(0, high=5)),
+        s((5, 3), ints(high=5)),
+        s((5, 3), Arg((4,), "int32", 0, 5)), s((5, 3), Arg((4,), "uint32", 0, 5))],
+    doc="Return the rows of w that i names; an index outside [0, rows) is an error.",
+    errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, low=5, high=6)),
+        raises(IndexError, "out of range|outside", (5, 3), ints(2, low=-1, high=0)),
+        raises(ShapeError, "expected", (5,), ints(2, high=5))])
 
 
 def _pad_rows(y: Any, i: Any, padding_idx: int) -> Any:
     return y if padding_idx < 0 else y * reshape((as_int32(i) != padding_idx).to(y.dtype), (*i.shape, 1))
 
 
-# ---- host ops: the shape of the result depends on the data -----------------------------------------------------------------
-nonzero: Op = host("nonzero", "x -> y", lambda x: np.argwhere(x).astype(np.int64), samples=[s(t(4, 5, kind="bool")), s((0, 2)), s((7,))],
-               doc="Return the coordinates (count, ndim) of all nonzero elements in row-major order.",
-            errors=[raises(DTypeError, "tensor", 3.0)])
+# ---- host ops: the shape of the result depends on the data ---------------------------------------------------------
+nonzero: Op = host("nonzero", "x -> y", lambda x: np.argwhere(x).astype(np.int64),
+    samples=[s(t(4, 5, kind="bool")), s((0, 2)), s((7,))],
+    doc="Return the coordinates (count, ndim) of all nonzero elements in row-major order.",
+    errors=[raises(DTypeError, "tensor", 3.0)])

@@ -1,7 +1,7 @@
 """View ops (layout algebra, no kernel) and copy ops (pieces placed into a new tensor by `copy_strided`).
 
-A view's rule takes shape and strides and returns (shape, strides, offset), or None where only a copy can do it. Offsets and
-strides count elements. Gradients of views follow from the layouts themselves (autograd.views).
+A view's rule takes shape and strides and returns (shape, strides, offset), or None where only a copy can do it. Offsets
+and strides count elements. Gradients of views follow from the layouts themselves (autograd.views).
 """
 
 from typing import Any
@@ -35,7 +35,10 @@ def _expand(shape: Shape, strides: Shape, to: Shape) -> Layout:
 
 
 def _subscript(shape: Shape, strides: Shape, items: tuple[Any, ...]) -> Layout:
-    """items: an int selects, (start, count, step) slices, None adds an axis of size 1; one per axis, already in range."""
+    """items: an int selects, (start, count, step) slices, None adds an axis of size 1.
+
+    One per axis, already in range.
+    """
     new_shape, new_strides, offset, axis = [], [], 0, 0
     for item in items:
         if item is None:
@@ -64,27 +67,33 @@ def _windows(shape: Shape, strides: Shape, axis: int, size: int, step: int, dila
     return new_shape, (*strides[:axis], strides[axis] * step, *strides[axis + 1 :], strides[axis] * dilation), 0
 
 
-reshape: Op = view("reshape", "x -> y", _reshape, samples=[s((4, 6), to=(3, 8)), s((), to=(1, 1)), s((0, 3), to=(3, 0))],
-                   doc="Read the elements, in row-major order, in another shape.",
-            errors=[raises(ShapeError, "no view of shape", (4, 6), to=(5, 5))])
-permute: Op = view("permute", "x -> y", _permute, samples=[s((2, 3, 4), axes=(2, 0, 1)), s((3, 0), axes=(1, 0)), s((), axes=())],
-                   doc="Reorder axes.")
+reshape: Op = view("reshape", "x -> y", _reshape,
+    samples=[s((4, 6), to=(3, 8)), s((), to=(1, 1)), s((0, 3), to=(3, 0))],
+    doc="Read the elements, in row-major order, in another shape.",
+    errors=[raises(ShapeError, "no view of shape", (4, 6), to=(5, 5))])
+permute: Op = view("permute", "x -> y", _permute,
+    samples=[s((2, 3, 4), axes=(2, 0, 1)), s((3, 0), axes=(1, 0)), s((), axes=())],
+    doc="Reorder axes.")
 expand: Op = view("expand", "x -> y", _expand, samples=[s((3, 1), to=(2, 3, 4)), s((), to=(2,)), s((1, 0), to=(4, 0))],
-                  doc="Repeat axes of size 1 without copying.",
-            errors=[raises(ShapeError, "does not broadcast", (3, 2), to=(3, 4))])
-subscript: Op = view("subscript", "x -> y", _subscript, samples=[s((5, 6), items=((1, 2, 2), 3)), s((4,), items=(None, (3, 4, -1))), s((0, 2), items=((0, 0, 1), 1))],
-                     doc="Select, slice and insert axes: what basic indexing does.")
-flip: Op = view("flip", "x -> y", _flip, samples=[s((4, 5), axes=(0,)), s((2, 3, 4), axes=(0, 2)), s((0, 2), axes=(1,))], doc="Reverse axes.")
-windows: Op = view("windows", "x -> y", _windows, samples=[s((2, 9), axis=1, size=3, step=2, dilation=1), s((7,), axis=0, size=2, step=1, dilation=3),
-            s((5,), axis=0, size=5, step=1, dilation=1)],
-                   doc="Read all windows of a size along one axis; the place within a window becomes the last axis.")
+    doc="Repeat axes of size 1 without copying.",
+    errors=[raises(ShapeError, "does not broadcast", (3, 2), to=(3, 4))])
+subscript: Op = view("subscript", "x -> y", _subscript,
+    samples=[s((5, 6), items=((1, 2, 2), 3)), s((4,), items=(None, (3, 4, -1))), s((0, 2), items=((0, 0, 1), 1))],
+    doc="Select, slice and insert axes: what basic indexing does.")
+flip: Op = view("flip", "x -> y", _flip, samples=[s((4, 5), axes=(0,)), s((2, 3, 4), axes=(0, 2)),
+        s((0, 2), axes=(1,))], doc="Reverse axes.")
+windows: Op = view("windows", "x -> y", _windows,
+    samples=[s((2, 9), axis=1, size=3, step=2, dilation=1), s((7,), axis=0, size=2, step=1, dilation=3),
+        s((5,), axis=0, size=5, step=1, dilation=1)],
+    doc="Read all windows of a size along one axis; the place within a window becomes the last axis.")
 
 
-# ---- copy ops: out = fill, then each operand copied into its region ------------------------------------------------------
+# ---- copy ops: out = fill, then each operand copied into its region ------------------------------------------------
 def _concat_spec(*xs: Spec, axis: int) -> Spec:
     first = xs[0]
     for x in xs:
-        if x.ndim != first.ndim or any(a != b for d, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if d != axis):
+        if x.ndim != first.ndim or any(a != b for d,
+                (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if d != axis):
             raise ShapeError(f"concat: shapes must agree except at axis {axis}: {[y.shape for y in xs]}")
     total = sum(x.shape[axis] for x in xs)
     return Spec((*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)
@@ -144,23 +153,32 @@ def _write_reference(x: Any, y: Any, items: Any) -> Any:
     return out
 
 
-concat: Op = Op("concat", "xs* -> y", tier="copy", category="copy", spec=_concat_spec, layout=_concat_regions, num=EXACT,
-            reference=lambda *xs, axis: np.concatenate(xs, axis), vjp={"xs": _concat_grad},
-            samples=[s([(2, 3), (4, 3)], axis=0), s([(2, 3), (2, 1), (2, 0)], axis=1), s([(5,)], axis=0)], doc="Join tensors along an axis.",
-            errors=[raises(ShapeError, "agree except at axis", [(2, 3), (3, 4)], axis=0)])
+concat: Op = Op("concat", "xs* -> y", tier="copy", category="copy", spec=_concat_spec, layout=_concat_regions,
+    num=EXACT,
+    reference=lambda *xs, axis: np.concatenate(xs, axis), vjp={"xs": _concat_grad},
+    samples=[s([(2, 3), (4, 3)], axis=0), s([(2, 3), (2, 1), (2, 0)], axis=1), s([(5,)], axis=0)],
+    doc="Join tensors along an axis.",
+    errors=[raises(ShapeError, "agree except at axis", [(2, 3), (3, 4)], axis=0)])
 pad: Op = Op("pad", "x value# -> y", tier="copy", category="copy", spec=_pad_spec, layout=_pad_regions, num=EXACT,
-         reference=lambda x, value, widths: np.pad(x, widths, constant_values=value).astype(x.dtype) if widths else x.copy(), vjp={"x": _pad_grad},
-         samples=[s((2, 3), 1.5, widths=((1, 0), (2, 3))), s((0, 2), 0.0, widths=((1, 1), (0, 0))), s((), 0.0, widths=())],
-         doc="Surround with a value: widths (before, after) per axis.",
-            errors=[raises(ShapeError, "one pair of widths", (2, 3), 0.0, widths=((1, 1),)), raises(ArgumentError, "negative", (3,), 0.0, widths=((-1, 0),))])
-copy: Op = Op("copy", "x -> y", tier="copy", category="copy", spec=lambda x: x, layout=lambda out, x: [(0, (x.shape, dense_strides(x.shape), 0))], num=EXACT,
-          reference=lambda x: x.copy(), vjp={"x": lambda g: g}, samples=[s((4, 5)), s(()), s((0, 3))], doc="Copy to new memory, row-major.",
-            errors=[raises(DTypeError, "tensor", 3.0)])
-write: Op = Op("write", "x y -> z", tier="copy", category="copy", spec=_write_spec, layout=_write_regions, num=EXACT, reference=_write_reference,
-           vjp={"x": lambda g, shape_y, items: write(g, g.new_zeros(shape_y), items), "y": lambda g, items: subscript(g, items)},
-           samples=[s((5, 6), (2,), items=((1, 2, 2), 3)), s((4,), (4,), items=((3, 4, -1),)), s((3, 2), (3, 0), items=((0, 3, 1), (0, 0, 1)))],
-           doc="Return x with y written over the region that items describe.",
-            errors=[raises(ShapeError, "the region", (4,), (3,), items=((0, 2, 1),))])
+    reference=lambda x, value, widths: np.pad(x, widths, constant_values=value).astype(x.dtype) if widths else x.copy(),
+    vjp={"x": _pad_grad},
+    samples=[s((2, 3), 1.5, widths=((1, 0), (2, 3))), s((0, 2), 0.0, widths=((1, 1), (0, 0))), s((), 0.0, widths=())],
+    doc="Surround with a value: widths (before, after) per axis.",
+    errors=[raises(ShapeError, "one pair of widths", (2, 3), 0.0, widths=((1, 1),)),
+        raises(ArgumentError, "negative", (3,), 0.0, widths=((-1, 0),))])
+copy: Op = Op("copy", "x -> y", tier="copy", category="copy", spec=lambda x: x,
+    layout=lambda out, x: [(0, (x.shape, dense_strides(x.shape), 0))], num=EXACT,
+    reference=lambda x: x.copy(), vjp={"x": lambda g: g}, samples=[s((4, 5)), s(()), s((0, 3))],
+    doc="Copy to new memory, row-major.",
+    errors=[raises(DTypeError, "tensor", 3.0)])
+write: Op = Op("write", "x y -> z", tier="copy", category="copy", spec=_write_spec, layout=_write_regions, num=EXACT,
+    reference=_write_reference,
+    vjp={"x": lambda g, shape_y, items: write(g, g.new_zeros(shape_y), items),
+        "y": lambda g, items: subscript(g, items)},
+    samples=[s((5, 6), (2,), items=((1, 2, 2), 3)), s((4,), (4,), items=((3, 4, -1),)),
+        s((3, 2), (3, 0), items=((0, 3, 1), (0, 0, 1)))],
+    doc="Return x with y written over the region that items describe.",
+    errors=[raises(ShapeError, "the region", (4,), (3,), items=((0, 2, 1),))])
 
 
 def narrow(x: Any, axis: int, start: int, count: int) -> Any:

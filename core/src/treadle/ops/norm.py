@@ -18,7 +18,7 @@ def _wide(x: Spec) -> Any:
     return float32 if x.dtype.itemsize == 2 else x.dtype
 
 
-# ---- layer norm: over the last `ndim` axes -----------------------------------------------------------------------------
+# ---- layer norm: over the last `ndim` axes -------------------------------------------------------------------------
 def _trailing(x: Any, ndim: int) -> Any:
     return tuple(range(x.ndim - ndim, x.ndim))
 
@@ -32,7 +32,10 @@ def _ln_spec(x: Spec, w: Spec | None = None, b: Spec | None = None, ndim: int = 
     _ln_check(x, ndim)
     for name, p in (("weight", w), ("bias", b)):
         if p is not None and p.shape != x.shape[x.ndim - ndim :]:
-            raise ShapeError(f"layer_norm: {name} {p.shape} must equal the normalised shape {x.shape[x.ndim - ndim :]} of the input {x.shape}")
+            raise ShapeError(
+                f"layer_norm: {name} {p.shape} must equal the normalised shape {x.shape[x.ndim - ndim :]} "
+                f"of the input {x.shape}"
+            )
     return x
 
 
@@ -71,21 +74,26 @@ def _ln_grad_spec(g: Spec, x: Spec, w: Spec | None, mean: Spec, rstd: Spec, ndim
     return x, weight, weight
 
 
-LN = [s((4, 5), (5,), (5,)), s((2, 3, 4), (4,), None), s((2, 3, 4), (3, 4), (3, 4), ndim=2), s((7,), None, None), s((0, 5), (5,), (5,)), s((3, 67), (67,), (67,), eps=1e-3)]
-layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec, samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=MIXED,
-                                 doc="Return mean and reciprocal standard deviation over the last axes.",
-            errors=[raises(ArgumentError, "ndim", (4, 5), ndim=3)])
+LN = [s((4, 5), (5,), (5,)), s((2, 3, 4), (4,), None), s((2, 3, 4), (3, 4), (3, 4), ndim=2), s((7,), None, None),
+    s((0, 5), (5,), (5,)), s((3, 67), (67,), (67,), eps=1e-3)]
+layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec,
+    samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=MIXED,
+    doc="Return mean and reciprocal standard deviation over the last axes.",
+    errors=[raises(ArgumentError, "ndim", (4, 5), ndim=3)])
 layer_norm_grad: Op = composite("layer_norm_grad", "g x w? mean rstd -> gx gw gb", _ln_grad, num=MIXED,
-                            spec=_ln_grad_spec,
-                            samples=[s((4, 5), (4, 5), (5,), (4, 1), t(4, 1, kind="positive")), s((2, 3, 4), (2, 3, 4), None, (2, 1, 1), t(2, 1, 1, kind="positive"), ndim=2)],
-                            doc="Return the gradients of layer_norm for its input, weight and bias.",
-            errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), None, (5, 1), (5, 1))])
-layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad}, aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=MIXED,
-                           doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).",
-            errors=[raises(ShapeError, "weight", (4, 5), (4,), None), raises(ArgumentError, "ndim", (4, 5), None, None, ndim=3)])
+    spec=_ln_grad_spec,
+    samples=[s((4, 5), (4, 5), (5,), (4, 1), t(4, 1, kind="positive")),
+        s((2, 3, 4), (2, 3, 4), None, (2, 1, 1), t(2, 1, 1, kind="positive"), ndim=2)],
+    doc="Return the gradients of layer_norm for its input, weight and bias.",
+    errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), None, (5, 1), (5, 1))])
+layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad},
+    aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=MIXED,
+    doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).",
+    errors=[raises(ShapeError, "weight", (4, 5), (4,), None),
+        raises(ArgumentError, "ndim", (4, 5), None, None, ndim=3)])
 
 
-# ---- batch norm: over all axes but 1 ------------------------------------------------------------------------------------
+# ---- batch norm: over all axes but 1 -------------------------------------------------------------------------------
 def _channels(x: Any) -> Any:
     return tuple(d for d in range(x.ndim) if d != 1)
 
@@ -100,7 +108,9 @@ def _bn_check(x: Spec, *params: Spec | None) -> None:
         raise ShapeError(f"batch_norm: input (N, C, ...) needs two dimensions or more: {x.shape}")
     for p in params:
         if p is not None and p.shape != (x.shape[1],):
-            raise ShapeError(f"batch_norm: weight, bias and statistics must be ({x.shape[1]},) for input {x.shape}: {p.shape}")
+            raise ShapeError(
+                f"batch_norm: weight, bias and statistics must be ({x.shape[1]},) for input {x.shape}: {p.shape}"
+            )
 
 
 def _bn_spec(x: Spec, w: Spec | None = None, b: Spec | None = None, eps: float = 1e-5) -> Any:
@@ -149,7 +159,8 @@ def _bn_grad_spec(g: Spec, x: Spec, w: Spec | None, mean: Spec, var: Spec, eps: 
     return x, weight, weight
 
 
-def _bn_inference_spec(x: Spec, mean: Spec, var: Spec, w: Spec | None = None, b: Spec | None = None, eps: float = 1e-5) -> Spec:
+def _bn_inference_spec(x: Spec, mean: Spec, var: Spec, w: Spec | None = None, b: Spec | None = None,
+        eps: float = 1e-5) -> Spec:
     _bn_check(x, mean, var, w, b)
     return x
 
@@ -163,15 +174,18 @@ def _bn_inference(x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps
 
 P = t(3, kind="positive")
 batch_norm_grad: Op = composite("batch_norm_grad", "g x w? mean var -> gx gw gb", _bn_grad, num=MIXED,
-                            spec=_bn_grad_spec,
-                            samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)],
-                            doc="Return the gradients of batch_norm for its input, weight and bias.",
-            errors=[raises(ShapeError, "must be equal", (4, 3), (4, 2), None, (2,), (2,))])
+    spec=_bn_grad_spec,
+    samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)],
+    doc="Return the gradients of batch_norm for its input, weight and bias.",
+    errors=[raises(ShapeError, "must be equal", (4, 3), (4, 2), None, (2,), (2,))])
 batch_norm: Op = composite("batch_norm", "x w? b? -> y mean var", _bn, {"x w b": _bn_rule}, spec=_bn_spec, num=MIXED,
-                       samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None), s((8, 3, 7, 7), (3,), None, eps=1e-3)],
-                       doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).",
-            errors=[raises(ShapeError, "two dimensions", (4,), None, None), raises(ShapeError, "weight, bias", (4, 3), (4,), None)])
-batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference, spec=_bn_inference_spec, num=MIXED,
-                                 samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))],
-                                 doc="Normalise over all axes but 1 with given statistics.",
-            errors=[raises(ShapeError, "weight, bias", (4, 3), (3,), (2,), None, None)])
+    samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None),
+        s((8, 3, 7, 7), (3,), None, eps=1e-3)],
+    doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).",
+    errors=[raises(ShapeError, "two dimensions", (4,), None, None),
+        raises(ShapeError, "weight, bias", (4, 3), (4,), None)])
+batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference,
+    spec=_bn_inference_spec, num=MIXED,
+    samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))],
+    doc="Normalise over all axes but 1 with given statistics.",
+    errors=[raises(ShapeError, "weight, bias", (4, 3), (3,), (2,), None, None)])

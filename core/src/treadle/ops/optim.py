@@ -1,7 +1,8 @@
 """Optimizer steps over whole lists of parameters, so that a backend can do all of them in one call.
 
-Functional: new values come out; `aliases` says which results may reuse an operand's memory (the eager in-place form does).
-Formulas as PyTorch's single-tensor implementations (Kingma and Ba 2015; Loshchilov and Hutter 2019; Sutskever et al. 2013).
+Functional: new values come out; `aliases` says which results may reuse an operand's memory (the eager in-place form
+does). Formulas as PyTorch's single-tensor implementations (Kingma and Ba 2015; Loshchilov and Hutter 2019; Sutskever et
+al. 2013).
 """
 
 from typing import Any
@@ -17,7 +18,8 @@ SHAPES = [(3, 4), (5,), ()]
 POSITIVE = [t(*shape, kind="positive") for shape in SHAPES]
 
 
-def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float = 0.0, dampening: float = 0.0, nesterov: bool = False,
+def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float = 0.0, dampening: float = 0.0,
+        nesterov: bool = False,
          weight_decay: float = 0.0, maximize: bool = False, first: bool = False) -> Any:
     new, states = [], []
     for k, (p, g) in enumerate(zip(params, grads, strict=True)):
@@ -31,7 +33,8 @@ def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float = 0.0, d
     return new, states
 
 
-def _adam(params: Any, grads: Any, ms: Any, vs: Any, lr: float, step: float, beta1: float = 0.9, beta2: float = 0.999, eps: float = 1e-8,
+def _adam(params: Any, grads: Any, ms: Any, vs: Any, lr: float, step: float, beta1: float = 0.9, beta2: float = 0.999,
+        eps: float = 1e-8,
           weight_decay: float = 0.0, decoupled: bool = False, maximize: bool = False) -> Any:
     new, new_m, new_v = [], [], []
     size, root = lr / (1.0 - beta1**step), (1.0 - beta2**step) ** 0.5
@@ -58,19 +61,22 @@ def _clip(xs: Any, max_norm: float) -> Any:
 
 
 def lists(name: str, signature: str, decompose: Any, **fields: Any) -> Op:
-    return Op(name, signature, tier="composite", category="lists", decompose=decompose, vjp={}, num=MIXED, dtypes=FLOATS, **fields)
+    return Op(name, signature, tier="composite", category="lists", decompose=decompose, vjp={}, num=MIXED,
+        dtypes=FLOATS, **fields)
 
 
 sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,
-                 samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-                 s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)],
-                 doc="One step of stochastic gradient descent over lists of parameters, with momentum and weight decay.",
-            errors=[raises(ArgumentError, "differ in length", [(3,)], [(3,), (4,)], [], 0.1)])
+    samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
+        s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)],
+    doc="One step of stochastic gradient descent over lists of parameters, with momentum and weight decay.",
+    errors=[raises(ArgumentError, "differ in length", [(3,)], [(3,), (4,)], [], 0.1)])
 adam_step: Op = lists("adam_step", "params* grads* ms* vs* lr# step# -> params* ms* vs*", _adam,
-                  samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3), s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True),
-                  s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)],
-                  doc="One step of Adam (or, decoupled, AdamW) over lists of parameters.",
-            errors=[raises(ShapeError, "list 1 has shape", [(3,)], [(4,)], [(3,)], [(3,)], 0.1, 1)])
-clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip, samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)],
-                                doc="Scale tensors so that their common norm is at most max_norm; also that norm.",
-            errors=[raises(DTypeError, "tensors", [3.0], 1.0)])
+    samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3),
+        s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True),
+        s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)],
+    doc="One step of Adam (or, decoupled, AdamW) over lists of parameters.",
+    errors=[raises(ShapeError, "list 1 has shape", [(3,)], [(4,)], [(3,)], [(3,)], 0.1, 1)])
+clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip,
+    samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)],
+    doc="Scale tensors so that their common norm is at most max_norm; also that norm.",
+    errors=[raises(DTypeError, "tensors", [3.0], 1.0)])

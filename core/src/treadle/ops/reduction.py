@@ -25,11 +25,14 @@ def _spec(x: Spec, axes: Shape, keepdims: bool = False) -> Spec:
 
 def _not_empty(x: Spec, axes: Shape, keepdims: bool = False) -> None:
     if any(x.shape[a] == 0 for a in axes):
-        raise ArgumentError(f"max/min: cannot reduce an axis of size 0: shape {x.shape}, axes {axes}; give it elements first")
+        raise ArgumentError(
+            f"max/min: cannot reduce an axis of size 0: shape {x.shape}, axes {axes}; give it elements first"
+        )
 
 
 def reduction(name: str, reference: Any, vjp: Any, **fields: Any) -> Op:
-    return Op(name, "x -> y", tier="kernel", category="reduction", reference=lambda x, axes, keepdims=False: reference(x, axis=axes, keepdims=keepdims),
+    return Op(name, "x -> y", tier="kernel", category="reduction",
+        reference=lambda x, axes, keepdims=False: reference(x, axis=axes, keepdims=keepdims),
               spec=_spec, vjp=vjp, samples=reduction_samples(), **fields)  # fmt: skip
 
 
@@ -63,17 +66,19 @@ def _extremum(f: Any, zero_wins: Any) -> Any:
     return run
 
 
-sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC, doc="Add elements over axes; half types add up in float32.",
-            errors=[raises(DTypeError, "not defined for bool", bools(3), axes=(0,))])
-prod: Op = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)}, dtypes=NUMERIC,
-                     doc="Multiply elements over axes.",
-            errors=[raises(DTypeError, "not defined for bool", bools(3), axes=(0,))])
+sum_: Op = reduction("sum", _same_dtype(np.sum), {"x": _sum_grad}, dtypes=NUMERIC,
+    doc="Add elements over axes; half types add up in float32.",
+    errors=[raises(DTypeError, "not defined for bool", bools(3), axes=(0,))])
+prod: Op = reduction("prod", _same_dtype(np.prod), {"x": lambda g, x, axes: kept(g, x.shape, axes) * _others(x, axes)},
+    dtypes=NUMERIC,
+    doc="Multiply elements over axes.",
+    errors=[raises(DTypeError, "not defined for bool", bools(3), axes=(0,))])
 max_: Op = reduction("max", _extremum(np.max, np.all), {"x": _extremum_grad}, num=EXACT, check=_not_empty,
-                     doc="Return the largest over axes; NaN wins, ties share the gradient.",
-            errors=[raises(ArgumentError, "size 0", (3, 0), axes=(1,))])
+    doc="Return the largest over axes; NaN wins, ties share the gradient.",
+    errors=[raises(ArgumentError, "size 0", (3, 0), axes=(1,))])
 min_: Op = reduction("min", _extremum(np.min, np.any), {"x": _extremum_grad}, num=EXACT, check=_not_empty,
-                     doc="Return the smallest over axes; NaN wins, ties share the gradient.",
-            errors=[raises(ArgumentError, "size 0", (3, 0), axes=(0, 1))])
+    doc="Return the smallest over axes; NaN wins, ties share the gradient.",
+    errors=[raises(ArgumentError, "size 0", (3, 0), axes=(0, 1))])
 
 
 def sum_to(g: Any, shape: Shape) -> Any:
@@ -87,7 +92,7 @@ def sum_to(g: Any, shape: Shape) -> Any:
 
 
 def _others(x: Any, axes: Shape) -> Any:
-    """At each element the product of all others along `axes`: a tree of products, so zeros and every order are exact."""
+    """At each element the product of all others along `axes`, as a tree: exact for zeros and in every order."""
     result = None
     for a in axes:  # others along this axis, times the others of the partial products along the axes to come
         part = _exclusive(x, a)
@@ -129,20 +134,23 @@ def _mean_grad(g: Any, shape_x: Shape, axes: Shape) -> Any:
 def _var(x: Any, axes: Shape, correction: float = 1, keepdims: bool = False) -> Any:
     d = x - mean(x, axes, True)
     count = math.prod(x.shape[a] for a in axes) - correction
-    return sum_(d * d, axes, keepdims) * (1.0 / count if count > 0 else math.nan if count == 0 and 0 in x.shape else math.inf)
+    return sum_(d * d, axes, keepdims) * (
+        1.0 / count if count > 0 else math.nan if count == 0 and 0 in x.shape else math.inf
+    )
 
 
 def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = False) -> Spec:
     return _spec(x, axes, keepdims)
 
 
-mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=_mean_reference, num=MIXED, samples=reduction_samples()[:-2],
-            doc="Return the mean over axes; of no elements it is NaN.",
-            errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
+mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=_mean_reference, num=MIXED,
+    samples=reduction_samples()[:-2],
+    doc="Return the mean over axes; of no elements it is NaN.",
+    errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
 var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=MIXED,
-            samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
-                    doc="Return the variance over axes, divided by count - correction.",
-            errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
+    samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
+    doc="Return the variance over axes, divided by count - correction.",
+    errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
 
 
 def _arg_spec(x: Spec, axis: int, keepdims: bool = False) -> Spec:
@@ -166,20 +174,24 @@ def _arg(reduce: Op) -> Any:
         best = reduce(x, (axis,), True)
         place = reshape(x.new_arange(n, dtype=int32), tuple(n if d == axis else 1 for d in range(x.ndim)))
         hit = (x == best) | (x != x)
-        return min_(expand(place, x.shape).where(hit, n), (axis,), keepdims).to(int64)  # backends owe arithmetic on int32 only
+        return min_(expand(place, x.shape).where(hit, n), (axis,),
+            keepdims).to(int64)  # backends owe arithmetic on int32 only
 
     return decompose
 
 
-ARG_SAMPLES = [s((4, 5), axis=0), s((4, 5), axis=1, keepdims=True), s((7,), axis=0), s((), axis=0), s((37, 65), axis=1), s((2, 3, 4), axis=1)]
-argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT,
-            dtypes=frozenset(ALL),
-                       doc="Return the first index (int64) of the largest along an axis; NaN wins.",
-            errors=[raises(ArgumentError, "size 0", (0,), axis=0)])
-argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check, reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT,
-            dtypes=frozenset(ALL),
-                       doc="Return the first index (int64) of the smallest along an axis; NaN wins.",
-            errors=[raises(ArgumentError, "size 0", (2, 0), axis=1)])
+ARG_SAMPLES = [s((4, 5), axis=0), s((4, 5), axis=1, keepdims=True), s((7,), axis=0), s((), axis=0), s((37, 65), axis=1),
+    s((2, 3, 4), axis=1)]
+argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check,
+    reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT,
+    dtypes=frozenset(ALL),
+    doc="Return the first index (int64) of the largest along an axis; NaN wins.",
+    errors=[raises(ArgumentError, "size 0", (0,), axis=0)])
+argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check,
+    reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT,
+    dtypes=frozenset(ALL),
+    doc="Return the first index (int64) of the smallest along an axis; NaN wins.",
+    errors=[raises(ArgumentError, "size 0", (2, 0), axis=1)])
 
 
 def _cumsum(x: Any, axis: int) -> Any:
@@ -196,8 +208,10 @@ def _reversed(x: Any, axis: int) -> Any:
     return subscript(x, tuple((n - 1, n, -1) if d == axis else (0, n, 1) for d, n in enumerate(x.shape)))
 
 
-cumsum: Op = composite("cumsum", "x -> y", _cumsum, {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
-            num=MIXED,
-                   reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype), samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)],
-                   doc="Return running sums along an axis.",
-            errors=[raises(DTypeError, "not defined for bool", bools(3), axis=0)])
+cumsum: Op = composite("cumsum", "x -> y", _cumsum,
+    {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
+    num=MIXED,
+    reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype),
+    samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)],
+    doc="Return running sums along an axis.",
+    errors=[raises(DTypeError, "not defined for bool", bools(3), axis=0)])

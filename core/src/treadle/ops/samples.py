@@ -12,8 +12,8 @@ from treadle.op import ErrorCase, Sample
 class Arg(NamedTuple):
     """A tensor operand: its shape and what values it holds.
 
-    kind: "main" takes the dtype under test (normal floats, small integers), "positive" the same above zero, "unit" within (-1, 1),
-    "float32"/"int64"/"uint32"/"bool" are of that fixed type. low and high bound integers.
+    kind: "main" takes the dtype under test (normal floats, small integers), "positive" the same above zero, "unit"
+    within (-1, 1), "float32"/"int64"/"uint32"/"bool" are of that fixed type. low and high bound integers.
     """
 
     shape: tuple[int, ...]
@@ -50,7 +50,8 @@ def state() -> Arg:
 
 
 def s(*args: Any, **attrs: Any) -> Sample:
-    """One sample: tuples stand for tensors of the dtype under test, Args for others, numbers and None for themselves; lists hold such."""
+    """One sample: tuples stand for tensors of the dtype under test, Args for others, numbers and None for themselves;
+    lists hold such."""
     return Sample(tuple(_described(a) for a in args), attrs)
 
 
@@ -82,7 +83,8 @@ def elementwise_samples(rank: int) -> list[Sample]:
 
 
 def reduction_samples() -> list[Sample]:
-    shapes = (((7,), (0,)), ((4, 5), (0,)), ((4, 5), (1,)), ((4, 5), (0, 1)), ((2, 3, 4), (1,)), ((2, 3, 4), (0, 2)), ((1,), (0,)))
+    shapes = (((7,), (0,)), ((4, 5), (0,)), ((4, 5), (1,)), ((4, 5), (0, 1)), ((2, 3, 4), (1,)), ((2, 3, 4), (0, 2)),
+        ((1,), (0,)))
     more = (((37, 65), (1,)), ((300, 3), (0,)), ((2, 3, 1, 2, 1, 2), (1, 3, 5)), ((3, 0), (0,)))
     return [s(shape, axes=axes, keepdims=k) for shape, axes in shapes + more for k in (False, True)]
 

@@ -12,7 +12,8 @@ from treadle.ops.samples import ints, raises, s
 from treadle.shapes import Shape, equal, reduced
 from treadle.spec import Spec
 
-AXIS = [s((4, 5), axis=1), s((4, 5), axis=0), s((7,), axis=0), s((2, 3, 4), axis=1), s((0, 3), axis=1), s((3, 67), axis=1), s((64, 10), axis=1), s((5, 1), axis=1)]
+AXIS = [s((4, 5), axis=1), s((4, 5), axis=0), s((7,), axis=0), s((2, 3, 4), axis=1), s((0, 3), axis=1),
+    s((3, 67), axis=1), s((64, 10), axis=1), s((5, 1), axis=1)]
 PAIR = [s(x.args[0], x.args[0], **x.attrs) for x in AXIS]
 
 
@@ -62,20 +63,27 @@ def _lse_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
     return y if keepdims else y.reshape(reduced(x.shape, axes, False))
 
 
-softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)), spec=_grad_spec, samples=PAIR, num=MIXED,
-                             doc="Return the gradient of softmax from its result y.",
-            errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), axis=1)])
-softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x, reference=_softmax_reference, samples=AXIS, num=MIXED,
-                        doc="Return exp(x) / sum(exp(x)) along an axis, without overflow.",
-            errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axis=1)])
-log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx", lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=_grad_spec, samples=PAIR, num=MIXED,
-                                 doc="Return the gradient of log_softmax from its result y.",
-            errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), axis=1)])
-log_softmax: Op = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x, samples=AXIS, num=MIXED,
-                        reference=_log_softmax_reference, doc="Return the logarithm of softmax along an axis.",
-            errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axis=1)])
-logsumexp: Op = composite("logsumexp", "x -> y", _lse, {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
-                      spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference, num=MIXED,
-                      samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)), s((3, 67), axes=(1,))],
-                      doc="Return log(sum(exp(x))) over axes, without overflow.",
-            errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axes=(1,))])
+softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)),
+    spec=_grad_spec, samples=PAIR, num=MIXED,
+    doc="Return the gradient of softmax from its result y.",
+    errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), axis=1)])
+softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x,
+    reference=_softmax_reference, samples=AXIS, num=MIXED,
+    doc="Return exp(x) / sum(exp(x)) along an axis, without overflow.",
+    errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axis=1)])
+log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx",
+    lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=_grad_spec, samples=PAIR, num=MIXED,
+    doc="Return the gradient of log_softmax from its result y.",
+    errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), axis=1)])
+log_softmax: Op = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x,
+    samples=AXIS, num=MIXED,
+    reference=_log_softmax_reference, doc="Return the logarithm of softmax along an axis.",
+    errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axis=1)])
+logsumexp: Op = composite("logsumexp", "x -> y", _lse,
+    {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
+    spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference,
+    num=MIXED,
+    samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)),
+        s((3, 67), axes=(1,))],
+    doc="Return log(sum(exp(x))) over axes, without overflow.",
+    errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axes=(1,))])

@@ -72,9 +72,7 @@ class Optimizer:
     def _check_params(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
             if not isinstance(p, Tensor):
-                raise TypeError(
-                    f"optimizer can only optimize Tensors, but one of the params is {type(p)}"
-                )
+                raise TypeError(f"optimizer can only optimize Tensors, but one of the params is {type(p)}")
             if not p.is_leaf:
                 raise ValueError("can't optimize a non-leaf Tensor")
         ids = [id(p) for p in group["params"]]
@@ -139,8 +137,7 @@ class Optimizer:
         for group, new in zip(self.param_groups, saved, strict=True):
             if len(group["params"]) != len(new["params"]):
                 raise ValueError(
-                    "loaded state dict contains a parameter group that doesn't match the size of "
-                    "optimizer's group"
+                    "loaded state dict contains a parameter group that doesn't match the size of optimizer's group"
                 )
         indices = chain.from_iterable(g["params"] for g in saved)
         params = chain.from_iterable(g["params"] for g in self.param_groups)
@@ -153,9 +150,7 @@ class Optimizer:
             new["params"] = group["params"]
             if "param_names" in group:
                 new.setdefault("param_names", group["param_names"])
-        self.param_groups = [
-            {**self.defaults, **new} for new in saved
-        ]
+        self.param_groups = [{**self.defaults, **new} for new in saved]
 
     @staticmethod
     def _load_value(param: Tensor, key: str, value: Any) -> Any:

@@ -1,18 +1,19 @@
 """Backend: all that a plugin must supply. Six runtime methods make a device; every @kernel it declares is a claim.
 
     class MyBackend(Backend):
-        def alloc(self, nbytes): ...                    # -> storage: any object of your own, freed by its reference count
-        def h2d(self, storage, data): ...               # bytes-like -> storage
-        def d2h(self, storage, nbytes): ...             # storage -> bytes-like
+        def alloc(self, nbytes): ...                # -> storage: any object of your own, freed by its reference count
+        def h2d(self, storage, data): ...           # bytes-like -> storage
+        def d2h(self, storage, nbytes): ...         # storage -> bytes-like
         def copy_strided(self, dst, src, itemsize, shape, dst_strides, src_strides): ...
-        def view(self, storage, nbytes): ...            # a handle that points nbytes further into the same memory
+        def view(self, storage, nbytes): ...        # a handle that points nbytes further into the same memory
         def synchronize(self): ...
 
         @kernel("add", dtypes=("float32",), layouts="dense")
         def add(self, call): return lambda a, b: ...    # asked once per signature; the result runs every call
 
-Strides count elements, offsets bytes. A kernel factory returns `run(*storages) -> storage` (it allocates; a tuple for several
-results), or `into(...)` for `run(*inputs, *outputs)`, or None to decline. Absent optional operands are not passed.
+Strides count elements, offsets bytes. A kernel factory returns `run(*storages) -> storage` (it allocates; a tuple for
+several results), or `into(...)` for `run(*inputs, *outputs)`, or None to decline. Absent optional operands are not
+passed.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -87,11 +88,13 @@ ACCEPTS = {
 }
 
 
-def kernel(name: str, *, dtypes: Iterable[Any] | None = None, layouts: Any = "dense", inplace: bool = False) -> Callable[[Any], Any]:
+def kernel(
+    name: str, *, dtypes: Iterable[Any] | None = None, layouts: Any = "dense", inplace: bool = False
+) -> Callable[[Any], Any]:
     """Declare that the decorated factory provides op `name`: the claim that conformance will test.
 
-    dtypes: of the main operand (names or DTypes). layouts: the layout class it takes, one for all operands or a tuple of one
-    each; the core copies what does not fit. inplace: an output may be exactly an input.
+    dtypes: of the main operand (names or DTypes). layouts: the layout class it takes, one for all operands or a tuple
+    of one each; the core copies what does not fit. inplace: an output may be exactly an input.
     """
     each = (layouts,) if isinstance(layouts, str) else tuple(layouts)
     unknown = [c for c in each if c not in ACCEPTS]
@@ -108,7 +111,10 @@ def kernel(name: str, *, dtypes: Iterable[Any] | None = None, layouts: Any = "de
 
 
 class Backend:
-    """Base class of backends. Optional methods have working defaults; a subclass lists kernels in methods or `kernel_modules`."""
+    """Base class of backends.
+
+    Optional methods have working defaults; a subclass lists kernels in methods or `kernel_modules`.
+    """
 
     name = ""
     kernel_modules: Sequence[Any] = ()
@@ -125,7 +131,7 @@ class Backend:
                     claims.setdefault(claim.op, []).insert(0, claim)
         cls.claims = claims
 
-    # ---- required ---------------------------------------------------------------------------------------------------
+    # ---- required --------------------------------------------------------------------------------------------------
     def alloc(self, nbytes: int) -> Any:
         """Return a storage of nbytes uninitialised bytes; MemoryError when there are none."""
         raise NotImplementedError
@@ -138,18 +144,29 @@ class Backend:
         """Return the first nbytes of a storage as a bytes-like object, after all work on it."""
         raise NotImplementedError
 
-    def copy_strided(self, dst: Any, src: Any, itemsize: int, shape: tuple[int, ...], dst_strides: tuple[int, ...], src_strides: tuple[int, ...]) -> None:
+    def copy_strided(
+        self,
+        dst: Any,
+        src: Any,
+        itemsize: int,
+        shape: tuple[int, ...],
+        dst_strides: tuple[int, ...],
+        src_strides: tuple[int, ...],
+    ) -> None:
         """Copy elements between two layouts on the same device. The regions do not overlap."""
         raise NotImplementedError
 
     def view(self, storage: Any, nbytes: int) -> Any:
-        """Return a handle that points nbytes further into the same memory and keeps it alive; back (nbytes < 0) from a reversed view."""
+        """Return a handle that points nbytes further into the same memory and keeps it alive.
+
+        Back (nbytes < 0) from a reversed view.
+        """
         raise NotImplementedError
 
     def synchronize(self) -> None:
         """Wait for all work; raise the first error that a kernel recorded."""
 
-    # ---- optional ---------------------------------------------------------------------------------------------------
+    # ---- optional --------------------------------------------------------------------------------------------------
     def device_count(self) -> int:
         return 1
 
@@ -182,12 +199,13 @@ class Backend:
     def get_num_threads(self) -> int:
         return 1
 
-    # ---- supplied: binding by claims ------------------------------------------------------------------------------
+    # ---- supplied: binding by claims -------------------------------------------------------------------------------
     def candidates(self, op: Op) -> Sequence[Claim]:
         return self.claims.get(op.name, ())
 
     def bind(self, call: Call) -> "Bound | None":
-        """Return the first claimed kernel that takes the call, with the operand layouts it needs; None when there is none.
+        """Return the first claimed kernel that takes the call, with the operand layouts it needs; None when there is
+        none.
 
         Asked once per signature. Operands in a layout that the claim does not accept appear to the factory as dense.
         """

@@ -8,7 +8,9 @@ from treadle.config import config
 from treadle.errors import DeviceError
 from treadle.runtime import plugins
 
-_CURRENT: ContextVar[Any] = ContextVar("treadle_device", default=None)  # (device, what was before), so that threads may share a device
+_CURRENT: ContextVar[Any] = ContextVar(
+    "treadle_device", default=None
+)  # (device, what was before), so that threads may share a device
 _INTERNED: dict[tuple[str, int], "device"] = {}
 
 
@@ -105,7 +107,8 @@ def set_default_device(d: "device | str | None") -> None:
 
 
 def get_default_device() -> device:
-    """Return where tensors are made now: the `with td.device(...)` context, the set default, TREADLE_DEVICE, or the best available.
+    """Return where tensors are made now: the `with td.device(...)` context, the set default, TREADLE_DEVICE, or the
+    best available.
 
     >>> import treadle as td
     >>> with td.device("reference"):
@@ -122,7 +125,10 @@ def get_default_device() -> device:
 def _choose() -> device:
     name = config.device or plugins.best()
     if config.device is None and name == plugins.BUILT_IN:
-        text = f"treadle: no backend is installed or usable: everything runs on the {name!r} device, exact but slow; `pip install treadle-backend-cpu` is fast"
+        text = (
+            f"treadle: no backend is installed or usable: everything runs on the {name!r} device, "
+            "exact but slow; `pip install treadle-backend-cpu` is fast"
+        )
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return device(name)
 

@@ -1,4 +1,5 @@
-"""From an op at a signature to one callable: ask for the op itself, else decompose, else (if allowed) run the reference on the host.
+"""From an op at a signature to one callable: ask for the op itself, else decompose, else (if allowed) run the reference
+on the host.
 
 Everything is decided here, once per signature; what comes out takes storages and returns storages.
 """
@@ -67,8 +68,19 @@ def allocate(device: Any, nbytes: int, what: str) -> Any:
         raise OutOfMemoryError(f"{what}: {device} cannot allocate {nbytes} bytes") from None
 
 
-def bind(op: Op, device: Any, ins: Sequence[Any], outs: Sequence[Spec], attrs: dict[str, Any], want: Sequence[bool], decomposed: Any) -> Kernel:
-    """Resolve one call. `decomposed(op, ins, outs, attrs, want)` builds the decomposition's callable; the eager engine supplies it."""
+def bind(
+    op: Op,
+    device: Any,
+    ins: Sequence[Any],
+    outs: Sequence[Spec],
+    attrs: dict[str, Any],
+    want: Sequence[bool],
+    decomposed: Any,
+) -> Kernel:
+    """Resolve one call.
+
+    `decomposed(op, ins, outs, attrs, want)` builds the decomposition's callable; the eager engine supplies it.
+    """
     call = Call(op, tuple(ins), tuple(outs), attrs, tuple(want))
     backend = device.backend
     bound = backend.bind(call)
@@ -141,7 +153,7 @@ def _prepared(run: Any, prepare: list[Any], present: list[bool]) -> Any:
     return lambda *s: run(*[p(x) if p else x for x, (p, here) in zip(s, plan, strict=True) if here])
 
 
-# ---- the host ----------------------------------------------------------------------------------------------------------
+# ---- the host ------------------------------------------------------------------------------------------------------
 def _host(device: Any, call: Call) -> Any:
     """Run the NumPy reference on host copies, if the policy lets it; UnsupportedError otherwise."""
     op = call.op
@@ -172,7 +184,9 @@ def _permit(device: Any, op: Op, kind: str, call: Call) -> None:
     FALLBACKS[key] += 1
     if config.fallback == "warn" and key not in _WARNED:
         _WARNED.add(key)
-        warnings.warn(f"treadle: {op.name} ({kind}) has no kernel on {device}; it runs on the host", RuntimeWarning, stacklevel=6)
+        warnings.warn(
+            f"treadle: {op.name} ({kind}) has no kernel on {device}; it runs on the host", RuntimeWarning, stacklevel=6
+        )
 
 
 def to_numpy(device: Any, storage: Any, sig: Sig) -> Any:
@@ -225,7 +239,9 @@ def assemble(op: Op, device: Any, ins: Sequence[Any], out: Spec, attrs: dict[str
         if filled:
             fill(device, storage, operands[-1], out)
         for k, shape, dst_strides, src_strides, offset in plan:
-            copy(backend.view(storage, offset) if offset else storage, operands[k], item, shape, dst_strides, src_strides)
+            copy(
+                backend.view(storage, offset) if offset else storage, operands[k], item, shape, dst_strides, src_strides
+            )
         return storage
 
     return run

@@ -1,4 +1,5 @@
-"""Discovery: who provides which device, loaded one by one so that a broken plugin is a row with a reason, never an exception here.
+"""Discovery: who provides which device, loaded one by one so that a broken plugin is a row with a reason, never an
+exception here.
 
 Nothing is looked for at import. The first device look-up walks the entry points `treadle.plugins`, sorted by name and
 distribution, imports each light manifest module alone, checks its hooks against the specs, and asks for its manifests.
@@ -59,13 +60,15 @@ class Registry:
         self.discovered = False
         self.lock = threading.RLock()
 
-    # ---- discovery --------------------------------------------------------------------------------------------------
+    # ---- discovery -------------------------------------------------------------------------------------------------
     def discover(self) -> None:
         with self.lock:
             if self.discovered:
                 return
             self.discovered = True
-            for entry in sorted(metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.dist.name if e.dist else "")):
+            for entry in sorted(
+                metadata.entry_points(group=GROUP), key=lambda e: (e.name, e.dist.name if e.dist else "")
+            ):
                 self.add(entry)
 
     def add(self, entry: Any) -> Plugin:
@@ -87,7 +90,11 @@ class Registry:
     def _take(self, plugin: Plugin, module: Any) -> None:
         problem = _hook_problem(module)
         if problem:
-            plugin.status, plugin.reason, plugin.remedy = "incompatible", problem, "install versions of treadle and the plugin that match"
+            plugin.status, plugin.reason, plugin.remedy = (
+                "incompatible",
+                problem,
+                "install versions of treadle and the plugin that match",
+            )
             return
         self.manager.register(module, name=f"{plugin.dist}:{plugin.name}:{id(module)}")
         others = [p for p in self.manager.get_plugins() if p is not module]
@@ -105,17 +112,25 @@ class Registry:
             plugin.remedy = f"pip install --upgrade treadle {plugin.dist}"
             return
         if major == core_major and minor > core_minor:
-            plugin.status, plugin.reason = "newer", f"contract {major}.{minor} is newer than {core_major}.{core_minor}; its additions are ignored"
+            plugin.status, plugin.reason = (
+                "newer",
+                f"contract {major}.{minor} is newer than {core_major}.{core_minor}; its additions are ignored",
+            )
         for name in manifest.devices:
             if name in self.providers:
                 owner = self.providers[name][0]
-                plugin.status, plugin.reason = "shadowed", f"device {name!r} is already provided by {owner.dist or owner.name}"
+                plugin.status, plugin.reason = (
+                    "shadowed",
+                    f"device {name!r} is already provided by {owner.dist or owner.name}",
+                )
                 plugin.remedy = f"set TREADLE_PLUGINS=-{owner.name} to use this one"
-                warnings.warn(f"treadle: plugin {plugin.name}: {plugin.reason}; {plugin.remedy}", RuntimeWarning, stacklevel=3)
+                warnings.warn(
+                    f"treadle: plugin {plugin.name}: {plugin.reason}; {plugin.remedy}", RuntimeWarning, stacklevel=3
+                )
             else:
                 self.providers[name] = (plugin, manifest)
 
-    # ---- use ----------------------------------------------------------------------------------------------------------
+    # ---- use -------------------------------------------------------------------------------------------------------
     def availability(self, manifest: BackendManifest) -> Availability:
         """Ask the manifest's probe once; a probe that raises means unavailable."""
         known = self.probed.get(id(manifest))
@@ -136,11 +151,17 @@ class Registry:
             if missing:
                 raise BackendUnavailable(_explain(name, missing[0]))
             known = ", ".join(sorted(self.providers))
-            raise DeviceError(f"device: nobody provides {name!r}; available: {known}; `pip install treadle-backend-{name.replace('_', '-')}` might")
+            raise DeviceError(
+                f"device: nobody provides {name!r}; available: {known}; `pip install "
+                f"treadle-backend-{name.replace('_', '-')}` might"
+            )
         return self.providers[name]
 
     def backend(self, name: str) -> Any:
-        """Return the backend of a device name, imported and constructed at the first use; BackendUnavailable says why not."""
+        """Return the backend of a device name, imported and constructed at the first use.
+
+        BackendUnavailable says why not.
+        """
         with self.lock:
             if name in self.backends:
                 return self.backends[name]
@@ -180,7 +201,11 @@ class Registry:
     def host(self) -> str:
         """The device name whose memory is host memory."""
         self.discover()
-        hosts = [(m.default_rank, n) for n, (p, m) in self.providers.items() if m.host and p.status in USABLE and self.availability(m).ok]
+        hosts = [
+            (m.default_rank, n)
+            for n, (p, m) in self.providers.items()
+            if m.host and p.status in USABLE and self.availability(m).ok
+        ]
         return max(hosts)[1] if hosts else BUILT_IN
 
 
@@ -235,7 +260,9 @@ def plugins() -> list[Plugin]:
 
 def register_backend(name: str, backend_class: Any, *, default_rank: int = 0, host: bool = False) -> None:
     """Provide a device from a class in this process, without a package (tests, notebooks)."""
-    manifest = BackendManifest([name], f"{backend_class.__module__}:{backend_class.__qualname__}", default_rank=default_rank, host=host)
+    manifest = BackendManifest(
+        [name], f"{backend_class.__module__}:{backend_class.__qualname__}", default_rank=default_rank, host=host
+    )
     REGISTRY.providers[name] = (Plugin(name, "(registered in this process)"), manifest)
     REGISTRY.backends[name] = made = backend_class()
     made.name = name

@@ -80,7 +80,8 @@ def _array(operand: Any, storages: Any) -> Any:
 
 
 def strided(storage: Any, word: Any, shape: Any, strides: Any) -> Any:
-    """Return a NumPy view of a byte array, whose first element is the tensor's, in the given layout (strides in elements)."""
+    """Return a NumPy view of a byte array, whose first element is the tensor's, in the given layout (strides in
+    elements)."""
     if 0 in shape:
         return np.empty(shape, word)
     base = np.ndarray((1,), word, storage)
@@ -98,8 +99,14 @@ def compute(op: Op, arrays: list[Any], attrs: dict[str, Any], outs: tuple[Spec, 
     """Run an op's reference on host arrays: floats in float64, one rounding to the result's dtype, dense results."""
     numbers = op.category in ("unary", "binary", "elementwise")
     main: Any = next((a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind != "b"), None)
-    args = [np.asarray(a).astype(main.dtype) if numbers and not isinstance(a, np.ndarray) and a is not None else a for a in arrays]
+    args = [
+        np.asarray(a).astype(main.dtype) if numbers and not isinstance(a, np.ndarray) and a is not None else a
+        for a in arrays
+    ]
     with np.errstate(all="ignore"):
         raw = op.reference(*(args if op.category == "bits" else [widen(a) for a in args]), **attrs)
         results = raw if isinstance(raw, tuple) else (raw,)
-        return [np.ascontiguousarray(np.broadcast_to(np.asarray(r).astype(o.dtype.np), o.shape)).reshape(o.shape) for r, o in zip(results, outs, strict=True)]
+        return [
+            np.ascontiguousarray(np.broadcast_to(np.asarray(r).astype(o.dtype.np), o.shape)).reshape(o.shape)
+            for r, o in zip(results, outs, strict=True)
+        ]

@@ -46,9 +46,7 @@ def prepare(backend, rnd, name, shapes, attrs):
     attrs = {**op.attrs, **attrs}
     outs = op.spec(*[x and Spec(x.shape, x.dtype) for x in ins], **attrs)
     outs = outs if outs.__class__ is tuple else (outs,)
-    outs = tuple(
-        Spec(ins[0].shape if op.category in ("unary", "binary") else o.shape, o.dtype) for o in outs
-    )
+    outs = tuple(Spec(ins[0].shape if op.category in ("unary", "binary") else o.shape, o.dtype) for o in outs)
     bound = backend.bind(Call(op, ins, outs, attrs, (True,) * len(outs)))
     given = [filled(rnd, x) for x in ins if isinstance(x, Sig)]
     run = bound.run.run
@@ -94,9 +92,7 @@ def main(seconds=20.0):
     native.set_num_threads(3)
     jobs = [prepare(backend, rnd, *job) for job in JOBS]
     until = time.monotonic() + float(seconds)
-    threads = [
-        threading.Thread(target=caller, args=(jobs, k, until, failures)) for k in range(CALLERS)
-    ]
+    threads = [threading.Thread(target=caller, args=(jobs, k, until, failures)) for k in range(CALLERS)]
     for t in threads:
         t.start()
     for t in threads:

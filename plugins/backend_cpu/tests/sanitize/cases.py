@@ -56,11 +56,7 @@ def _outs(rnd, op, specs, attrs):
         return attrs.pop("outs")
     if op.category in ELEMENTWISE:
         dims = next(s.shape for s in specs if isinstance(s, Spec))
-        dtype = next(
-            s.dtype
-            for s, i in zip(specs, op.inputs, strict=True)
-            if isinstance(s, Spec) and i.name != "c"
-        )
+        dtype = next(s.dtype for s, i in zip(specs, op.inputs, strict=True) if isinstance(s, Spec) and i.name != "c")
         return (Spec(dims, op.spec(*[Spec(dims, dtype)] * len(specs)).dtype),)
     if op.category == "create":
         return (op.spec(**attrs),)
@@ -97,7 +93,7 @@ def _number_type(rnd, dtype):
     return rnd.choice({"b": (bool,), "f": (int, float), "i": (int,), "u": (int,)}[dtype.kind])
 
 
-# ---- one tensor ----------------------------------------------------------------------------------
+# ---- one tensor ----------------------------------------------------------------------------------------------------
 def _axes(rnd, rank):
     some = tuple(k for k in range(rank) if rnd.random() < 0.5)
     return some or ((rnd.randrange(rank),) if rank else ())
@@ -128,7 +124,7 @@ def _sort(rnd, op, dtype):
     return Draft((operand(rnd, dtype, shape(rnd, 0, 3)),), {"descending": rnd.random() < 0.5})
 
 
-# ---- products ------------------------------------------------------------------------------------
+# ---- products ------------------------------------------------------------------------------------------------------
 def _product_sizes(rnd, cap=None):
     cap = cap or rnd.choices((2_000, 60_000, 2_000_000), (80, 19, 1))[0]
     sizes = [size(rnd, 300) for _ in range(3)]
@@ -149,10 +145,7 @@ def _dot_general(rnd, op, dtype):
 def _matmul(rnd, op, dtype):
     m, n, k = _product_sizes(rnd)
     batch = shape(rnd, 0, 3, 12)
-    a, b = (
-        tuple(d if rnd.random() < 0.7 else 1 for d in batch[rnd.choice((0, 0, len(batch) // 2)) :])
-        for _ in "ab"
-    )
+    a, b = (tuple(d if rnd.random() < 0.7 else 1 for d in batch[rnd.choice((0, 0, len(batch) // 2)) :]) for _ in "ab")
     return Draft((operand(rnd, dtype, (*a, m, k)), operand(rnd, dtype, (*b, k, n))), {})
 
 
@@ -180,10 +173,7 @@ def _conv_parts(rnd):
         inner, outer = (size(rnd, rnd.choice((4, 9, 70))) for _ in "io")
         batch = rnd.choice((0, 1, 1, 2, 3))
         image = rnd.choice((_pair(rnd, 1, 12), (size(rnd, 40), size(rnd, 70))))
-        if (
-            inner * outer * math.prod(image) * math.prod(kernel) * attrs["groups"] * max(batch, 1)
-            < 300_000
-        ):
+        if inner * outer * math.prod(image) * math.prod(kernel) * attrs["groups"] * max(batch, 1) < 300_000:
             groups = attrs["groups"]
             return (batch, inner * groups, *image), (outer * groups, inner, *kernel), attrs
 
@@ -202,13 +192,11 @@ def _conv_grad(rnd, op, dtype):
         except TreadleError:
             continue
         if op.name == "conv2d_input_grad":
-            return Draft(
-                (operand(rnd, dtype, y), operand(rnd, dtype, w)), {**attrs, "input_size": x}
-            )
+            return Draft((operand(rnd, dtype, y), operand(rnd, dtype, w)), {**attrs, "input_size": x})
         return Draft((operand(rnd, dtype, y), operand(rnd, dtype, x)), {**attrs, "weight_size": w})
 
 
-# ---- pooling -------------------------------------------------------------------------------------
+# ---- pooling -------------------------------------------------------------------------------------------------------
 def _pool_parts(rnd, op):
     """Return (shape of x, shape of y, attributes)."""
     average = op.name.startswith("avg")
@@ -227,11 +215,7 @@ def _pool_parts(rnd, op):
         planes = rnd.choice(((1, 1), (2, 3), (0, 2), (3, 0), (1, size(rnd, 20))))
         x = (*planes, *rnd.choice((_pair(rnd, 1, 12), (size(rnd, 33), size(rnd, 70)))))
         try:
-            y = (
-                CATALOGUE["avg_pool2d" if average else "max_pool2d"]
-                .spec(Spec(x, float32), **attrs)
-                .shape
-            )
+            y = CATALOGUE["avg_pool2d" if average else "max_pool2d"].spec(Spec(x, float32), **attrs).shape
         except TreadleError:
             continue
         if min(y[2:]) > 0:
@@ -251,12 +235,10 @@ def _avg_pool_grad(rnd, op, dtype):
 def _max_pool_grad(rnd, op, dtype):
     x, y, _ = _pool_parts(rnd, op)
     plane = Indices(x[2] * x[3])
-    return Draft(
-        (operand(rnd, dtype, y), operand(rnd, int64, y, True)), {"input_size": x}, {1: plane}
-    )
+    return Draft((operand(rnd, dtype, y), operand(rnd, int64, y, True)), {"input_size": x}, {1: plane})
 
 
-# ---- normalisation -------------------------------------------------------------------------------
+# ---- normalisation -------------------------------------------------------------------------------------------------
 def _statistic(dtype):
     return float32 if dtype in (float16, bfloat16) else dtype
 
@@ -282,9 +264,7 @@ def _layer_norm_grad(rnd, op, dtype):
     kept = dims[:-ndim] + (1,) * ndim
     mean, rstd = (operand(rnd, _statistic(dtype), kept) for _ in "mr")
     w = _maybe(rnd, dtype, dims[-ndim:])
-    return Draft(
-        (operand(rnd, dtype, dims), operand(rnd, dtype, dims), w, mean, rstd), {"ndim": ndim}
-    )
+    return Draft((operand(rnd, dtype, dims), operand(rnd, dtype, dims), w, mean, rstd), {"ndim": ndim})
 
 
 def _batch_norm(rnd, op, dtype):
@@ -297,9 +277,7 @@ def _batch_norm_grad(rnd, op, dtype):
     dims = shape(rnd, 2, 5)
     mean, var = (operand(rnd, _statistic(dtype), dims[1:2]) for _ in "mv")
     w = _maybe(rnd, dtype, dims[1:2])
-    return Draft(
-        (operand(rnd, dtype, dims), operand(rnd, dtype, dims), w, mean, var), {"eps": _eps(rnd)}
-    )
+    return Draft((operand(rnd, dtype, dims), operand(rnd, dtype, dims), w, mean, var), {"eps": _eps(rnd)})
 
 
 def _batch_norm_inference(rnd, op, dtype):
@@ -310,7 +288,7 @@ def _batch_norm_inference(rnd, op, dtype):
     return Draft((operand(rnd, dtype, dims), mean, var, w, b), {"eps": _eps(rnd)})
 
 
-# ---- attention and loss --------------------------------------------------------------------------
+# ---- attention and loss --------------------------------------------------------------------------------------------
 def _attention_parts(rnd, dtype):
     cap = rnd.choices((3_000, 60_000, 1_000_000), (70, 28, 2))[0]
     while True:
@@ -368,7 +346,7 @@ def _cross_entropy_grad(rnd, op, dtype):
     return Draft((g, x, t, w, operand(rnd, dtype, rows)), attrs, {2: classes})
 
 
-# ---- indexing ------------------------------------------------------------------------------------
+# ---- indexing ------------------------------------------------------------------------------------------------------
 def _tuples(rnd, dtype):
     """Return (operand, indices into it, what these hold)."""
     dims = shape(rnd, 1, 4, min(budget(rnd), 3000))
@@ -394,9 +372,7 @@ def _embedding(rnd, op, dtype):
     i = operand(rnd, rnd.choice((int32, int64)), shape(rnd, 0, 3, 60), True)
     padding = rnd.choice((-1, 0, max(rows - 1, 0)))
     if op.name == "embedding":
-        return Draft(
-            (operand(rnd, dtype, (rows, width)), i), {"padding_idx": padding}, {1: Indices(rows)}
-        )
+        return Draft((operand(rnd, dtype, (rows, width)), i), {"padding_idx": padding}, {1: Indices(rows)})
     attrs = {"num_embeddings": rows, "padding_idx": padding}
     return Draft((operand(rnd, dtype, (*i.shape, width)), i), attrs, {1: Indices(rows)})
 
@@ -409,7 +385,7 @@ def _iota(rnd, op, dtype):
     )
 
 
-# ---- random numbers ------------------------------------------------------------------------------
+# ---- random numbers ------------------------------------------------------------------------------------------------
 def _random(rnd, op, dtype):
     attrs = {"shape": shape(rnd, 0, 4)}
     if "dtype" in op.attrs:
@@ -419,12 +395,10 @@ def _random(rnd, op, dtype):
 
 def _dropout(rnd, op, dtype):
     p = rnd.choice((0.0, 0.1, 0.5, 1.0))
-    return Draft(
-        (operand(rnd, dtype, shape(rnd, 0, 4)), operand(rnd, uint32, (4,), True)), {"p": p}
-    )
+    return Draft((operand(rnd, dtype, shape(rnd, 0, 4)), operand(rnd, uint32, (4,), True)), {"p": p})
 
 
-# ---- lists ---------------------------------------------------------------------------------------
+# ---- lists ---------------------------------------------------------------------------------------------------------
 def _list(rnd, op, dtype):
     """Lists of dense tensors; the results replace all but the gradients."""
     attrs = _step_attrs(rnd, op)
@@ -440,11 +414,7 @@ def _list(rnd, op, dtype):
 
 
 def _step_attrs(rnd, op):
-    some = {
-        name: rnd.random() < 0.5
-        for name in ("nesterov", "maximize", "first", "decoupled")
-        if name in op.attrs
-    }
+    some = {name: rnd.random() < 0.5 for name in ("nesterov", "maximize", "first", "decoupled") if name in op.attrs}
     if "momentum" in op.attrs:
         some |= {"momentum": rnd.choice((0.0, 0.9)), "dampening": rnd.choice((0.0, 0.5))}
     if "weight_decay" in op.attrs:

@@ -49,9 +49,7 @@ def same_cast(rnd, short):
     x = operand(rnd, dtype, dims)
     nbytes = math.prod(dims) * dtype.itemsize
     ints = elementwise_ints(x.shape, [x.strides])
-    run = native.bind(
-        f"cast_{short}_{short}", 1, (nbytes,), ints, (), b"\xff", rnd.choice((0, 10**6))
-    )
+    run = native.bind(f"cast_{short}_{short}", 1, (nbytes,), ints, (), b"\xff", rnd.choice((0, 10**6)))
     source, _ = filled(rnd, x)
     run(source) if rnd.random() < 0.5 else run(source, storage(rnd, nbytes, dtype.itemsize))
 
@@ -81,9 +79,7 @@ def probe(rnd, name):
         native.bind(name, len(sizes), sizes, sizes, (), b"\xff" * len(sizes), work)(*given)
     elif name == "probe_fill":
         dtype = rnd.choice(ALL)
-        run = native.bind(
-            name, 1, (n * dtype.itemsize,), (n, dtype.itemsize), (), bytes([dtype.code]), work
-        )
+        run = native.bind(name, 1, (n * dtype.itemsize,), (n, dtype.itemsize), (), bytes([dtype.code]), work)
         try:
             run(number(rnd, rnd.choice((bool, int, float))))
         except OverflowError:
@@ -91,9 +87,7 @@ def probe(rnd, name):
     elif name == "probe_fail":
         _fail(
             rnd,
-            native.bind(
-                name, 0, (8,), (rnd.randint(0, 9), n, rnd.randrange(n + 1)), (1.5,), b"", work
-            ),
+            native.bind(name, 0, (8,), (rnd.randint(0, 9), n, rnd.randrange(n + 1)), (1.5,), b"", work),
         )
     elif name == "probe_tasks":
         native.bind(name, 0, (8 * n,), (n, rnd.choice((0, 100))), (), b"", work)()

@@ -30,9 +30,7 @@ SHOWN = 60  # lines of a report
 
 def arguments():
     """Return the parsed command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--calls", type=int, default=10_000, help="of each kernel")
     parser.add_argument("--isa", help="levels, separated by commas; each gets all calls")
     parser.add_argument("--only", default="", help="part of the kernels' names")
@@ -46,7 +44,7 @@ def arguments():
     return parser.parse_args()
 
 
-# ---- parent: gives kernels to workers, collects counts and reports -------------------------------
+# ---- parent: gives kernels to workers, collects counts and reports -------------------------------------------------
 class Worker:
     """A process that fuzzes kernels, one after the other; it is started again after a finding."""
 
@@ -90,9 +88,7 @@ class Worker:
         place = self.status.read().strip()
         if not place:
             raise SystemExit("\n".join(["a worker cannot start:", *text]))
-        head = (
-            f"--- finding (exit status {code}): --isa {self.isa} --seed {self.options.seed} {place}"
-        )
+        head = f"--- finding (exit status {code}): --isa {self.isa} --seed {self.options.seed} {place}"
         return "\n".join([head, *text[:SHOWN]])
 
     def stop(self):
@@ -115,9 +111,7 @@ def kernels_of(isa):
 
     An overrun on purpose must end the process: else nothing could be found."""
     environment = {**os.environ, "TREADLE_CPU_ISA": isa}
-    done = subprocess.run(
-        [sys.executable, "-c", OVERRUN], env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", OVERRUN], env=environment, capture_output=True, text=True)
     words = done.stdout.split()
     if words[:1] != [isa]:
         return None
@@ -193,7 +187,7 @@ def parent(options):
     return int(bool(totals.reports or totals.missed or not available))
 
 
-# ---- worker --------------------------------------------------------------------------------------
+# ---- worker --------------------------------------------------------------------------------------------------------
 class Fuzzer:
     """Draws calls for a kernel until it was called often enough."""
 

@@ -95,17 +95,12 @@ def _call(rnd):
     count = rnd.choice((0, n - 1, n, n, n, n + 1, n + outs, n + outs))
     given = [rnd.choice(wrong) for _ in range(count)]
     if count == n + outs:
-        given[n:] = [
-            rnd.choice((native.alloc(8), native.alloc(9), native.alloc(7), None, 5))
-            for _ in range(outs)
-        ]
+        given[n:] = [rnd.choice((native.alloc(8), native.alloc(9), native.alloc(7), None, 5)) for _ in range(outs)]
     run(*given)
 
 
 def _settings(rnd):
-    rnd.choice(
-        (native.isa, native.names, native.memory_stats, native.trim, native.get_num_threads)
-    )()
+    rnd.choice((native.isa, native.names, native.memory_stats, native.trim, native.get_num_threads))()
     native.set_num_threads(rnd.choice((-1, 0, 1, 2, 3, 4, 2**31, 2**70, None, "x", 1.5)))
 
 

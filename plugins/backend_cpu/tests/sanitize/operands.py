@@ -53,7 +53,7 @@ NUMBERS = {
 }
 
 
-# ---- shapes and layouts --------------------------------------------------------------------------
+# ---- shapes and layouts --------------------------------------------------------------------------------------------
 def size(rnd, limit):
     """Return a size up to a limit: mostly one around the widths of vectors and tiles."""
     if limit <= 1 or rnd.random() < 0.2:
@@ -108,7 +108,7 @@ def operand(rnd, dtype, dims, dense=False):
     return sig_of(dtype, tuple(dims), strides(rnd, dims), None)
 
 
-# ---- values --------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------------------------
 def _edges(dtype):
     """Return the values of a type that break kernels."""
     if dtype.kind == "b":
@@ -127,9 +127,7 @@ def _edges(dtype):
             high // 2,
             *(-k for k in (1, 2, 64) if low),
         }
-        return np.array(
-            [n for n in sorted(near | {7, 8, 15, 16, 31, 32, 63, 64}) if low <= n <= high], dtype.np
-        )
+        return np.array([n for n in sorted(near | {7, 8, 15, 16, 31, 32, 63, 64}) if low <= n <= high], dtype.np)
     info = finfo(dtype)
     least = float(np.nextafter(dtype.np.type(0), dtype.np.type(1)))
     edges = [
@@ -145,9 +143,7 @@ def _edges(dtype):
         1.5,
     ]
     with np.errstate(over="ignore"):
-        return np.array(
-            [np.nan, *edges, *(-e for e in edges), 20.0, -20.0, 88.0, -104.0, 1e9, 1e18]
-        ).astype(dtype.np)
+        return np.array([np.nan, *edges, *(-e for e in edges), 20.0, -20.0, 88.0, -104.0, 1e9, 1e18]).astype(dtype.np)
 
 
 def _stock(dtype):
@@ -157,9 +153,7 @@ def _stock(dtype):
         return rng.integers(0, 2, POOL).astype(np.uint8).tobytes()
     ordinary = rng.standard_normal(POOL) * 3 if dtype.kind == "f" else rng.integers(0, 9, POOL)
     values = ordinary.astype(dtype.np)
-    runs = (
-        np.arange(POOL) // 512 % 4
-    )  # stretches of one kind, so that some operands are all ordinary
+    runs = np.arange(POOL) // 512 % 4  # stretches of one kind, so that some operands are all ordinary
     edge = rng.random(POOL) < 0.5
     bits = np.frombuffer(rng.bytes(POOL * dtype.itemsize), dtype.np)
     values = np.where((runs == 1) & edge, rng.choice(_edges(dtype), POOL), values)
@@ -221,7 +215,7 @@ class Indices:
         return rnd.choice((n, n + 1, below, below - 7, int(info.max), int(info.min), 2**31 - 1))
 
 
-# ---- storages ------------------------------------------------------------------------------------
+# ---- storages ------------------------------------------------------------------------------------------------------
 def storage(rnd, nbytes, itemsize=1):
     """Return an exact storage of uninitialised bytes: native, wrapped, or the end of a longer one.
 
@@ -238,11 +232,7 @@ def storage(rnd, nbytes, itemsize=1):
 def filled(rnd, sig, fill=None):
     """Return (a storage at a sig's first element, whether it holds an index out of range)."""
     low, high = extent(sig.shape, sig.strides)
-    data, bad = (
-        fill.fill(rnd, sig.dtype, high - low)
-        if fill
-        else (values(rnd, sig.dtype, high - low), False)
-    )
+    data, bad = fill.fill(rnd, sig.dtype, high - low) if fill else (values(rnd, sig.dtype, high - low), False)
     made = storage(rnd, len(data), sig.dtype.itemsize)
     memoryview(made)[:] = data
     return (made.view(-low * sig.dtype.itemsize) if low else made), bad

@@ -62,9 +62,7 @@ class Targets:
             return
         if name.startswith("cast_"):
             _, source, to = name.split("_")
-            self._op(
-                rnd, CATALOGUE["cast"], _by_short(source), counts, repeats, {"dtype": _by_short(to)}
-            )
+            self._op(rnd, CATALOGUE["cast"], _by_short(source), counts, repeats, {"dtype": _by_short(to)})
         elif name in self.pairs:
             op, dtype = rnd.choice(self.pairs[name])
             self._op(rnd, op, dtype, counts, repeats, {})
@@ -125,9 +123,7 @@ def _call(rnd, drawn, bound, run):
     except IndexError:
         assert bad, f"refused indices that are all in range: {drawn.call}"
         checked_first = drawn.call.op.name not in PIECEWISE
-        assert not checked_first or before == _contents(room), (
-            f"wrote before it refused an index: {drawn.call}"
-        )
+        assert not checked_first or before == _contents(room), f"wrote before it refused an index: {drawn.call}"
     except ZeroDivisionError:
         assert drawn.call.op.name in ("div", "rem"), drawn.call
     except OverflowError:
@@ -165,20 +161,12 @@ def _targets(rnd, call, bound, given):
         same = [s for s, x in zip(given, bound.ins, strict=False) if _is_like(x, call.outs[0])]
         if same:
             return [rnd.choice(same)]
-    return [
-        storage(rnd, s.nbytes, s.dtype.itemsize) if w else None
-        for s, w in zip(call.outs, call.want, strict=True)
-    ]
+    return [storage(rnd, s.nbytes, s.dtype.itemsize) if w else None for s, w in zip(call.outs, call.want, strict=True)]
 
 
 def _is_like(x, out):
     """Whether a result may be written over an operand."""
-    return (
-        isinstance(x, Sig)
-        and x.layout == "dense"
-        and x.dtype is out.dtype
-        and tuple(x.shape) == tuple(out.shape)
-    )
+    return isinstance(x, Sig) and x.layout == "dense" and x.dtype is out.dtype and tuple(x.shape) == tuple(out.shape)
 
 
 def _over_lists(rnd, call, given):

@@ -1,4 +1,5 @@
-"""L1: every op for every element type on its samples, in every layout, on values that break kernels, in place and asked for parts."""
+"""L1: every op for every element type on its samples, in every layout, on values that break kernels, in place and asked
+for parts."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -8,7 +9,14 @@ import numpy as np
 
 from treadle.conformance import layouts, values
 from treadle.conformance.case import Block, Case, dtypes_of, samples_for, tensors_in
-from treadle.conformance.checks import check_alias, check_aux, check_call, check_inplace, check_inplace_lists, check_want
+from treadle.conformance.checks import (
+    check_alias,
+    check_aux,
+    check_call,
+    check_inplace,
+    check_inplace_lists,
+    check_want,
+)
 from treadle.conformance.suites.gradients import gradient_cases
 from treadle.dtypes import DType
 from treadle.eager.resolve import ELEMENTWISE
@@ -40,7 +48,7 @@ def _case(op: Op, dtype: DType, name: str, sample: Sample, check: Any = check_ca
     return Case(f"{op.name}/{dtype.short}/{name}", check, op, dtype, sample.args, sample.attrs, **fields)
 
 
-# ---- layouts ---------------------------------------------------------------------------------------------------------------
+# ---- layouts -------------------------------------------------------------------------------------------------------
 def _in_layouts(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> Iterator[Case] | list[Case]:
     """All operands in each layout, on two samples; each operand alone, on the larger one."""
     if op.tier == "host" or op.category in ("create", "lists"):
@@ -49,7 +57,9 @@ def _in_layouts(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> Iterat
     for n, sample in dict(chosen(given)).items():
         operands = tensors_in(sample.args)
         for layout in layouts.VARIANTS:
-            each = tuple(layout if layouts.fits(layout, a.shape) and _may(op, sample, layout, a) else "dense" for a in operands)
+            each = tuple(
+                layout if layouts.fits(layout, a.shape) and _may(op, sample, layout, a) else "dense" for a in operands
+            )
             if layout in each:
                 made.append(_case(op, dtype, f"{layout}-{n}", sample, layouts=each))
     return made + _one_by_one(op, dtype, given)
@@ -57,7 +67,12 @@ def _in_layouts(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> Iterat
 
 def _may(op: Op, sample: Sample, layout: str, operand: Any) -> bool:
     """Repeated indices have no defined result when elements are set."""
-    return not (layout == "broadcast" and "mode" in op.attrs and sample.attrs.get("mode", "set") == "set" and operand.kind != "main")
+    return not (
+        layout == "broadcast"
+        and "mode" in op.attrs
+        and sample.attrs.get("mode", "set") == "set"
+        and operand.kind != "main"
+    )
 
 
 def _one_by_one(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> list[Case]:
@@ -82,7 +97,7 @@ def chosen(given: list[tuple[int, Sample]]) -> list[tuple[int, Sample]]:
     return [matrix, most]
 
 
-# ---- values ----------------------------------------------------------------------------------------------------------------
+# ---- values --------------------------------------------------------------------------------------------------------
 def _special(op: Op, dtype: DType) -> list[Case]:
     if op.name in SPECIAL:
         made = SPECIAL[op.name](op, dtype)
@@ -134,7 +149,14 @@ def _sum_special(op: Op, dtype: DType) -> list[tuple[str, Sample]]:
 
 def _softmax_special(op: Op, dtype: DType) -> list[tuple[str, Sample]]:
     """Masked elements, and values whose exponentials overflow."""
-    rows = np.array([[-np.inf, 0.0, 1.0, -np.inf], [1000.0, 0.0, -1000.0, 999.0], [-1000.0, -1001.0, -1000.0, -np.inf], [np.nan, 0.0, 1.0, 2.0]])
+    rows = np.array(
+        [
+            [-np.inf, 0.0, 1.0, -np.inf],
+            [1000.0, 0.0, -1000.0, 999.0],
+            [-1000.0, -1001.0, -1000.0, -np.inf],
+            [np.nan, 0.0, 1.0, 2.0],
+        ]
+    )
     key: dict[str, Any] = {"axis": 1} if "axis" in op.attrs else {"axes": (1,)}
     return [("special-0", s(rows.astype(dtype.np), **key))]
 
@@ -149,7 +171,26 @@ def _cast_special(op: Op, dtype: DType) -> list[tuple[str, Sample]]:
     more = [values.wild(dtype)]
     if dtype.kind == "f":
         with np.errstate(over="ignore"):
-            more.append(np.array([127.5, 128, 255.9, 256, -128.9, 32767.5, 65504, 65520, 2.0**31, -(2.0**31), 2.0**32, 2.0**63, -(2.0**63), 2.0**64]).astype(dtype.np))
+            more.append(
+                np.array(
+                    [
+                        127.5,
+                        128,
+                        255.9,
+                        256,
+                        -128.9,
+                        32767.5,
+                        65504,
+                        65520,
+                        2.0**31,
+                        -(2.0**31),
+                        2.0**32,
+                        2.0**63,
+                        -(2.0**63),
+                        2.0**64,
+                    ]
+                ).astype(dtype.np)
+            )
     targets = [sample.attrs["dtype"] for _, sample in samples_for(op, dtype)]
     return [(f"special-{t.short}", s(np.concatenate(more), dtype=t)) for t in dict.fromkeys(targets)]
 
@@ -167,10 +208,15 @@ def _large(op: Op, dtype: DType) -> list[Case]:
     """More elements than one thread, tile or vector takes, dense and transposed."""
     if op.category in ELEMENTWISE:
         from_positive = op.name in ("div", "rem", "true_div", "pow")
-        args = [Arg(LARGE, "bool" if i.name == "c" else "positive" if k and from_positive else "main") for k, i in enumerate(op.inputs)]
+        args = [
+            Arg(LARGE, "bool" if i.name == "c" else "positive" if k and from_positive else "main")
+            for k, i in enumerate(op.inputs)
+        ]
         made = [("large-0", s(*args), ()), ("large-1", s(*args), ("transposed",) * len(args))]
     elif op.category == "reduction":
-        made = [(f"large-{k}", s(Arg(LARGE), axes=axes, keepdims=False), ()) for k, axes in enumerate(((0,), (1,), (0, 1)))]
+        made = [
+            (f"large-{k}", s(Arg(LARGE), axes=axes, keepdims=False), ()) for k, axes in enumerate(((0,), (1,), (0, 1)))
+        ]
     elif op.category == "contraction":
         made = [("large-0", s(Arg((2, 97, 131)), Arg((2, 131, 75))), ())]
     else:
@@ -178,7 +224,7 @@ def _large(op: Op, dtype: DType) -> list[Case]:
     return [_case(op, dtype, name, sample, layouts=each) for name, sample, each in made]
 
 
-# ---- other ways to call ----------------------------------------------------------------------------------------------------
+# ---- other ways to call --------------------------------------------------------------------------------------------
 def _aliases(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> list[Case]:
     if op.tier in ("view", "host") or op.category in ("create", "lists"):
         return []
@@ -190,9 +236,15 @@ def _inplace(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> list[Case
     """Ops whose result replaces an operand of its own type and shape."""
     if op.category == "lists":
         return [_case(op, dtype, f"inplace-{n}", sample, check_inplace_lists) for n, sample in given]
-    if op.category not in ("unary", "binary") or (op.spec is not None and op.spec.__name__ == "boolean" and dtype.kind != "b"):
+    if op.category not in ("unary", "binary") or (
+        op.spec is not None and op.spec.__name__ == "boolean" and dtype.kind != "b"
+    ):
         return []
-    same = [(n, x) for n, x in given if len(tensors_in(x.args)) == len(op.inputs) and len({a.shape for a in tensors_in(x.args)}) == 1]
+    same = [
+        (n, x)
+        for n, x in given
+        if len(tensors_in(x.args)) == len(op.inputs) and len({a.shape for a in tensors_in(x.args)}) == 1
+    ]
     return [_case(op, dtype, f"inplace-{n}", sample, check_inplace) for n, sample in same]
 
 
@@ -203,7 +255,9 @@ def _parts(op: Op, dtype: DType, given: list[tuple[int, Sample]]) -> list[Case]:
         for n, sample in given[:2]:
             for k in range(1, 2 ** len(op.results) - 1):
                 want = tuple(bool(k >> j & 1) for j in range(len(op.results)))
-                made.append(_case(op, dtype, f"want{''.join(str(int(w)) for w in want)}-{n}", sample, check_want, option=want))
+                made.append(
+                    _case(op, dtype, f"want{''.join(str(int(w)) for w in want)}-{n}", sample, check_want, option=want)
+                )
     if op.aux is not None:
         made += [_case(op, dtype, f"aux-{n}", sample, check_aux) for n, sample in given]
     return made

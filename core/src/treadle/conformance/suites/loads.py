@@ -1,4 +1,5 @@
-"""L0: what a device needs before it has a single kernel: identity, memory, copies between layouts, errors, processes, no leaks.
+"""L0: what a device needs before it has a single kernel: identity, memory, copies between layouts, errors, processes,
+no leaks.
 
 Every op also runs once with the device's kernels hidden, so that host fallback and decompositions meet its memory.
 """
@@ -40,10 +41,18 @@ ROUNDS = 20
 
 def blocks() -> Iterator[Block]:
     """Identity first, then memory, then processes, then every op without kernels."""
-    yield Block("identity/any", lambda: [Case(f"identity/any/{f.__name__[1:]}", _plain(f)) for f in (_manifest, _probe, _status, _index)])
+    yield Block(
+        "identity/any",
+        lambda: [Case(f"identity/any/{f.__name__[1:]}", _plain(f)) for f in (_manifest, _probe, _status, _index)],
+    )
     for dtype in ALL:
         yield Block(f"layout/{dtype.short}", partial(copies, dtype))
-    yield Block("memory/any", lambda: [Case(f"memory/any/{f.__name__[1:]}", _plain(f)) for f in (_views, _apart, _nothing, _exhausted, _released)])
+    yield Block(
+        "memory/any",
+        lambda: [
+            Case(f"memory/any/{f.__name__[1:]}", _plain(f)) for f in (_views, _apart, _nothing, _exhausted, _released)
+        ],
+    )
     yield Block("process/any", lambda: [Case(f"process/any/{f.__name__[1:]}", _plain(f)) for f in (_fork, _threads)])
     for op in CATALOGUE.values():
         yield Block(f"{op.name}/bare", partial(bare_cases, op))
@@ -59,7 +68,7 @@ def _plain(f: Callable[[Any], str | Outcome]) -> Callable[[Case, Any], Outcome]:
     return check
 
 
-# ---- identity --------------------------------------------------------------------------------------------------------------
+# ---- identity ------------------------------------------------------------------------------------------------------
 def _manifest(device: Any) -> str:
     _, manifest = plugins.require(device.type)
     if device.type not in manifest.devices:
@@ -88,7 +97,7 @@ def _index(device: Any) -> str:
     return f"device {count} of {count} can be used"
 
 
-# ---- copies ----------------------------------------------------------------------------------------------------------------
+# ---- copies --------------------------------------------------------------------------------------------------------
 def copies(dtype: DType) -> list[Case]:
     """To the device in every layout and back; into every layout; one value everywhere."""
     made = []
@@ -109,7 +118,11 @@ def _copy(dtype: DType, name: str, check: Any, shape: tuple[int, ...], layout: s
 def _same(got: Any, want: Any) -> Outcome:
     if got.shape == want.shape and same_bits(got, want).all():
         return PASSED
-    return Outcome("F", f"{int((~same_bits(got, want)).sum()) if got.shape == want.shape else 'all'} of {want.size} elements differ", np.inf)
+    return Outcome(
+        "F",
+        f"{int((~same_bits(got, want)).sum()) if got.shape == want.shape else 'all'} of {want.size} elements differ",
+        np.inf,
+    )
 
 
 def _round_trip(case: Case, device: Any) -> Outcome:
@@ -137,10 +150,12 @@ def _filled(case: Case, device: Any) -> Outcome:
     assert case.dtype is not None
     (array,) = case.arrays()
     value = True if case.dtype.kind == "b" else 3
-    return _same(creation.full(array.shape, value, case.dtype, device).numpy_copy(), np.full(array.shape, value, array.dtype))
+    return _same(
+        creation.full(array.shape, value, case.dtype, device).numpy_copy(), np.full(array.shape, value, array.dtype)
+    )
 
 
-# ---- memory ----------------------------------------------------------------------------------------------------------------
+# ---- memory --------------------------------------------------------------------------------------------------------
 def _bytes(device: Any, n: int = 24) -> tuple[Any, Any]:
     array = np.arange(n, dtype=np.uint8)
     return array, creation.from_array(array, device)
@@ -161,7 +176,11 @@ def _views(device: Any) -> str:
     backend.h2d(handle, memoryview(bytes(3)))
     del handle
     array[4:7] = 0
-    return "" if same_bits(x.numpy_copy(), array).all() else "writing through a view changes other bytes than those it points to"
+    return (
+        ""
+        if same_bits(x.numpy_copy(), array).all()
+        else "writing through a view changes other bytes than those it points to"
+    )
 
 
 def _apart(device: Any) -> str:
@@ -182,7 +201,11 @@ def _nothing(device: Any) -> str:
     x = creation.empty(0, device=device)
     y = creation.from_array(np.empty((3, 0), np.float32), device)
     device.backend.copy_strided(x.storage, y.storage, 4, (3, 0), dense_strides((3, 0)), dense_strides((3, 0)))
-    return "" if x.numpy_copy().shape == (0,) and CATALOGUE["copy"].fn(y).numpy_copy().shape == (3, 0) else "empty tensors change their shape"
+    return (
+        ""
+        if x.numpy_copy().shape == (0,) and CATALOGUE["copy"].fn(y).numpy_copy().shape == (3, 0)
+        else "empty tensors change their shape"
+    )
 
 
 def _exhausted(device: Any) -> str:
@@ -195,7 +218,9 @@ def _exhausted(device: Any) -> str:
             return f"the error does not name the device: {e}"
     else:
         return "no error was raised"
-    return "" if same_bits(x.numpy_copy(), array).all() and checks.works(device) else "a tensor is damaged after the error"
+    return (
+        "" if same_bits(x.numpy_copy(), array).all() and checks.works(device) else "a tensor is damaged after the error"
+    )
 
 
 def _released(device: Any) -> str | Outcome:
@@ -235,7 +260,7 @@ def _watched(device: Any) -> str | Outcome:
     return "" if watch() is None else "a storage outlives its tensor"
 
 
-# ---- processes -------------------------------------------------------------------------------------------------------------
+# ---- processes -----------------------------------------------------------------------------------------------------
 def _fork(device: Any) -> str | Outcome:
     """A forked child can use the device, or is told so by a TreadleError; it never hangs or dies."""
     if not hasattr(os, "fork"):
@@ -249,7 +274,12 @@ def _fork(device: Any) -> str | Outcome:
     return CHILD.get(_wait(pid), "a forked child hung or died")
 
 
-CHILD = {0: "", 3: "", 2: "a forked child computes wrong results", 4: "a forked child fails with an exception that is no TreadleError"}
+CHILD = {
+    0: "",
+    3: "",
+    2: "a forked child computes wrong results",
+    4: "a forked child fails with an exception that is no TreadleError",
+}
 
 
 def _in_child(device: Any, x: Any) -> int:
@@ -294,7 +324,7 @@ def _threads(device: Any) -> str:
     return wrong[0] if wrong else ""
 
 
-# ---- ops without kernels ---------------------------------------------------------------------------------------------------
+# ---- ops without kernels -------------------------------------------------------------------------------------------
 @contextmanager
 def bare(device: Any) -> Iterator[None]:
     """Inside, the device claims no kernel."""
@@ -315,9 +345,15 @@ def bare_cases(op: Op) -> list[Case]:
     n, sample = chosen(given)[0]
     made = [Case(f"{op.name}/bare/0", _without_kernels, op, dtype, given[0][1].args, given[0][1].attrs)]
     shapes = [a.shape for a in sample.args if isinstance(a, Arg)]
-    if op.category not in ("create", "lists") and op.tier != "host" and any(layouts.fits("transposed", x) for x in shapes):
+    if (
+        op.category not in ("create", "lists")
+        and op.tier != "host"
+        and any(layouts.fits("transposed", x) for x in shapes)
+    ):
         each = tuple("transposed" if layouts.fits("transposed", x) else "dense" for x in shapes)
-        made.append(Case(f"{op.name}/bare/transposed-{n}", _without_kernels, op, dtype, sample.args, sample.attrs, each))
+        made.append(
+            Case(f"{op.name}/bare/transposed-{n}", _without_kernels, op, dtype, sample.args, sample.attrs, each)
+        )
     return made
 
 

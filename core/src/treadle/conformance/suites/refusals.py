@@ -27,12 +27,21 @@ def cases(op: Op) -> list[Case]:
     """The op's declared errors, and those that follow from its signature."""
     dtype = usual(op)
     made = [_case(op, dtype, str(n), e.sample, e.error, e.match, _call) for n, e in enumerate(default_errors(op))]
-    sample = next(x for _, x in samples_for(op, dtype) if op.category not in ELEMENTWISE or not any(isinstance(a, (int, float)) for a in x.args))
+    sample = next(
+        x
+        for _, x in samples_for(op, dtype)
+        if op.category not in ELEMENTWISE or not any(isinstance(a, (int, float)) for a in x.args)
+    )
     if op.category not in ("create", "lists") and op.tier != "host":
         if len(tensors_in(sample.args)) > 1:
             made.append(_case(op, dtype, "device", sample, DeviceError, "different devices", _call_across))
         wrong = [d for d in ALL if d not in op.dtypes]
-        if wrong and not op.int_to_float and not op.inputs[0].many and getattr(sample.args[op.main], "kind", "") in ("main", "positive"):
+        if (
+            wrong
+            and not op.int_to_float
+            and not op.inputs[0].many
+            and getattr(sample.args[op.main], "kind", "") in ("main", "positive")
+        ):
             made.append(_case(op, wrong[0], "dtype", sample, DTypeError, "not defined for", _call))
     return made
 
@@ -43,7 +52,15 @@ def usual(op: Op) -> DType:
 
 
 def _case(op: Op, dtype: DType, name: str, sample: Sample, error: Any, match: str, call: Any) -> Case:
-    return Case(f"{op.name}/errors/{name}", check_refusal, op, dtype, sample.args, sample.attrs, option=(error, re.compile(match), call))
+    return Case(
+        f"{op.name}/errors/{name}",
+        check_refusal,
+        op,
+        dtype,
+        sample.args,
+        sample.attrs,
+        option=(error, re.compile(match), call),
+    )
 
 
 def _call(case: Case, operands: list[Any], device: Any) -> Any:

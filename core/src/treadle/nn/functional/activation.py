@@ -44,9 +44,7 @@ def embedding(
     [[0.0, 1.0], [1.0, 0.0]]
     """
     if max_norm is not None or scale_grad_by_freq or sparse:
-        raise UnsupportedError(
-            "embedding: max_norm, scale_grad_by_freq and sparse are not supported; leave them out"
-        )
+        raise UnsupportedError("embedding: max_norm, scale_grad_by_freq and sparse are not supported; leave them out")
     rows = weight.shape[0]
     if padding_idx is None:
         return ops.embedding(weight, input, padding_idx=-1)
@@ -55,9 +53,7 @@ def embedding(
     return ops.embedding(weight, input, padding_idx=padding_idx % rows)
 
 
-def dropout(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Set elements to zero with probability p and scale the rest by 1/(1-p), if training.
 
     >>> import treadle as td
@@ -83,9 +79,7 @@ def feature_dropout(
     return _result(input, input * dropout(ones, p), inplace)
 
 
-def dropout1d(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout1d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Drop whole channels of (N, C, L) or (C, L).
 
     >>> import treadle as td
@@ -95,9 +89,7 @@ def dropout1d(
     return feature_dropout(input, p, training, inplace, 1)
 
 
-def dropout2d(
-    input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
-) -> Tensor:
+def dropout2d(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
     """Drop whole channels of (N, C, H, W) or (C, H, W).
 
     >>> import treadle as td
@@ -137,9 +129,7 @@ def relu6(input: Tensor, inplace: bool = False) -> Tensor:
     return hardtanh(input, 0.0, 6.0, inplace)
 
 
-def hardtanh(
-    input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False
-) -> Tensor:
+def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     """Return x limited to [min_val, max_val]; the gradient at the limits is 0.
 
     >>> import treadle as td
@@ -285,16 +275,13 @@ def _implicit_dim(name: str, ndim: int, dim: int | None) -> int:
     if dim is not None:
         return dim
     warnings.warn(
-        f"Implicit dimension choice for {name} has been deprecated. "
-        "Change the call to include dim=X as an argument.",
+        f"Implicit dimension choice for {name} has been deprecated. Change the call to include dim=X as an argument.",
         stacklevel=3,
     )
     return 0 if ndim in (0, 1, 3) else 1
 
 
-def softmax(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
-) -> Tensor:
+def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
     """Return exp(x) / sum(exp(x)) along dim, computed in dtype if one is given.
 
     >>> import treadle as td
@@ -305,9 +292,7 @@ def softmax(
     return ops.softmax(input if dtype is None else input.to(dtype), axis=dim)
 
 
-def softmin(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
-) -> Tensor:
+def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
     """Return softmax(-x) along dim.
 
     >>> import treadle as td
@@ -318,9 +303,7 @@ def softmin(
     return softmax(-input, dim, dtype=dtype)
 
 
-def log_softmax(
-    input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None
-) -> Tensor:
+def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
     """Return log(softmax(x)) along dim, exact for large differences.
 
     >>> import treadle as td
@@ -367,9 +350,7 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     return ((x1 / n1) * (x2 / n2)).sum(dim)
 
 
-def pad(
-    input: Tensor, pad: Any, mode: str = "constant", value: float | None = None
-) -> Tensor:
+def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
     """Pad with a constant: pad holds (before, after) pairs, the last dimension's pair first.
 
     Negative numbers cut off.
@@ -381,9 +362,7 @@ def pad(
     if mode != "constant":
         raise UnsupportedError(f"pad: only mode='constant' is supported: {mode!r}")
     if len(pad) % 2 or len(pad) > 2 * input.dim():
-        raise ArgumentError(
-            f"pad: needs (before, after) pairs for at most {input.dim()} dimensions: {tuple(pad)}"
-        )
+        raise ArgumentError(f"pad: needs (before, after) pairs for at most {input.dim()} dimensions: {tuple(pad)}")
     pairs = [(int(pad[i]), int(pad[i + 1])) for i in range(0, len(pad), 2)]
     widths = ((0, 0),) * (input.dim() - len(pairs)) + tuple(reversed(pairs))
     for dim, (before, after) in enumerate(widths):

@@ -48,17 +48,13 @@ def scaled_dot_product_attention(
     return _folded(query, key, value, attn_mask, scale, is_causal)
 
 
-def _native(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool
-) -> Tensor:
+def _native(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
     if mask is not None:
         mask = mask.expand((*q.shape[:3], k.shape[2]))
     return ops.attention(q, k, v, mask, scale=scale, causal=causal)
 
 
-def _folded(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool
-) -> Tensor:
+def _folded(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, causal: bool) -> Tensor:
     """Broadcast the leading dimensions and fold them into one batch dimension of a single head."""
     batch = broadcast("scaled_dot_product_attention", *(tuple(x.shape[:-2]) for x in (q, k, v)))
     count = math.prod(batch)
@@ -93,9 +89,7 @@ def additive_mask(mask: Tensor, like: Tensor) -> Tensor:
     return where(mask, zeros, -math.inf)
 
 
-def _weights(
-    q: Tensor, k: Tensor, mask: Tensor | None, scale: float, dropout_p: float
-) -> Tensor:
+def _weights(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, dropout_p: float) -> Tensor:
     scores = matmul(q * scale, k.transpose(-2, -1))
     if mask is not None:
         scores = scores + additive_mask(mask, scores)

@@ -21,9 +21,7 @@ def pair(value: Any, name: str) -> tuple[int, int]:
     return values  # type: ignore[return-value]
 
 
-def same_padding(
-    kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]
-) -> list[tuple[int, int]]:
+def same_padding(kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> list[tuple[int, int]]:
     """Return (before, after) per dimension for padding='same'."""
     if any(s != 1 for s in stride):
         raise ValueError("padding='same' is not supported for strided convolutions")
@@ -68,9 +66,7 @@ def conv2d(
         x = input.unsqueeze(0)
         return conv2d(x, weight, bias, stride, padding, dilation, groups).squeeze(0)
     input, pads = _resolve_padding(input, tuple(weight.shape[2:]), stride, padding, dilation)
-    return ops.conv2d(
-        input, weight, bias, stride=stride, padding=pads, dilation=dilation, groups=groups
-    )
+    return ops.conv2d(input, weight, bias, stride=stride, padding=pads, dilation=dilation, groups=groups)
 
 
 def _single(value: Any, name: str) -> int:

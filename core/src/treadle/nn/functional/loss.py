@@ -96,8 +96,7 @@ def _soft_cross_entropy(
     """Return the cross entropy with class probabilities as target."""
     if tuple(input.shape) != tuple(target.shape):
         raise ShapeError(
-            f"cross_entropy: probabilities must have the input's shape: {tuple(input.shape)}, "
-            f"{tuple(target.shape)}"
+            f"cross_entropy: probabilities must have the input's shape: {tuple(input.shape)}, {tuple(target.shape)}"
         )
     axis = 0 if input.dim() == 1 else 1
     classes = input.shape[axis]
@@ -291,10 +290,7 @@ def binary_cross_entropy_with_logits(
     """
     reduction = legacy_reduction(size_average, reduce, reduction)
     if tuple(input.shape) != tuple(target.shape):
-        raise ValueError(
-            f"Target size ({tuple(target.shape)}) must be the same as input size "
-            f"({tuple(input.shape)})"
-        )
+        raise ValueError(f"Target size ({tuple(target.shape)}) must be the same as input size ({tuple(input.shape)})")
     # -log(sigmoid(x)) = softplus(-x) and -log(1 - sigmoid(x)) = softplus(-x) + x
     if pos_weight is None:
         loss = (1.0 - target) * input + ops.softplus(-input)

@@ -74,10 +74,7 @@ def layer_norm(
     """
     shape = tuple(normalized_shape)
     if not shape or tuple(input.shape[-len(shape) :]) != shape:
-        raise ShapeError(
-            f"layer_norm: the last dimensions must be normalized_shape: {tuple(input.shape)}, "
-            f"{shape}"
-        )
+        raise ShapeError(f"layer_norm: the last dimensions must be normalized_shape: {tuple(input.shape)}, {shape}")
     return ops.layer_norm(input, weight, bias, ndim=len(shape), eps=eps)
 
 
@@ -95,9 +92,7 @@ def rms_norm(
     """
     shape = tuple(normalized_shape)
     if not shape or tuple(input.shape[-len(shape) :]) != shape:
-        raise ShapeError(
-            f"rms_norm: the last dimensions must be normalized_shape: {tuple(input.shape)}, {shape}"
-        )
+        raise ShapeError(f"rms_norm: the last dimensions must be normalized_shape: {tuple(input.shape)}, {shape}")
     wide = input.to(float32) if input.dtype.itemsize < 4 else input
     eps = finfo(wide.dtype).eps if eps is None else eps
     dims = tuple(range(-len(shape), 0))
@@ -122,9 +117,7 @@ def group_norm(
     """
     shape = tuple(input.shape)
     if len(shape) < 2 or shape[1] % num_groups:
-        raise ShapeError(
-            f"group_norm: the channels must divide into num_groups: {shape}, {num_groups}"
-        )
+        raise ShapeError(f"group_norm: the channels must divide into num_groups: {shape}, {num_groups}")
     size = 1
     for n in shape[1:]:
         size *= n

@@ -30,9 +30,7 @@ def vector_to_parameters(vec: Tensor, parameters: Iterable[Tensor]) -> None:
     targets = list(parameters)
     total = sum(p.numel() for p in targets)
     if vec.dim() != 1 or vec.shape[0] != total:
-        raise ShapeError(
-            f"vector_to_parameters: needs a vector of {total} elements: {tuple(vec.shape)}"
-        )
+        raise ShapeError(f"vector_to_parameters: needs a vector of {total} elements: {tuple(vec.shape)}")
     start = 0
     with no_grad():
         for p in targets:

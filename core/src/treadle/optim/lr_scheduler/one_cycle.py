@@ -48,10 +48,7 @@ class OneCycleLR(LRScheduler):
         if not 0.0 <= pct_start <= 1.0:
             raise ValueError(f"Expected float between 0 and 1 pct_start, but got {pct_start}")
         if anneal_strategy not in ("cos", "linear"):
-            raise ValueError(
-                "anneal_strategy must be one of 'cos' or 'linear', instead got "
-                f"{anneal_strategy}"
-            )
+            raise ValueError(f"anneal_strategy must be one of 'cos' or 'linear', instead got {anneal_strategy}")
         self.total_steps, self.anneal_strategy = total_steps, anneal_strategy
         self.cycle_momentum = cycle_momentum
         self._phases = _one_cycle_phases(total_steps, pct_start, three_phase)
@@ -66,9 +63,7 @@ class OneCycleLR(LRScheduler):
 
     def _start_momentum(self, optimizer: Optimizer, base: Any, top: Any, last_epoch: int) -> None:
         if "momentum" not in optimizer.defaults and "betas" not in optimizer.defaults:
-            raise ValueError(
-                "optimizer must support momentum or beta1 with `cycle_momentum` option enabled"
-            )
+            raise ValueError("optimizer must support momentum or beta1 with `cycle_momentum` option enabled")
         self.use_beta1 = "betas" in optimizer.defaults
         bases = per_group("base_momentum", optimizer, base)
         tops = per_group("max_momentum", optimizer, top)
@@ -91,10 +86,7 @@ class OneCycleLR(LRScheduler):
     def get_lr(self) -> list[float]:
         step = self.last_epoch
         if step > self.total_steps:
-            raise ValueError(
-                f"Tried to step {step} times. The specified number of total steps is "
-                f"{self.total_steps}"
-            )
+            raise ValueError(f"Tried to step {step} times. The specified number of total steps is {self.total_steps}")
         ends = [phase[0] for phase in self._phases]
         phase = min(bisect_left(ends, step), len(ends) - 1)
         start = ends[phase - 1] if phase else 0.0

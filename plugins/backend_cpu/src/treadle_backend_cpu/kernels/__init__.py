@@ -4,7 +4,5 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 MODULES = tuple(
-    import_module(f"{__name__}.{module.name}")
-    for module in iter_modules(__path__)
-    if module.name != "common"
+    import_module(f"{__name__}.{module.name}") for module in iter_modules(__path__) if module.name != "common"
 )

@@ -41,9 +41,7 @@ def collapse(shape, *strides):
         size, steps = dim[0], dim[1:]
         if size == 1:
             continue
-        if merged and all(
-            outer == step * size for outer, step in zip(merged[-1][1], steps, strict=True)
-        ):
+        if merged and all(outer == step * size for outer, step in zip(merged[-1][1], steps, strict=True)):
             merged[-1] = (merged[-1][0] * size, steps)
         else:
             merged.append((size, steps))
@@ -71,9 +69,7 @@ def scalar_codes(call, code=None):
     A Python number is converted to the dtype of `code`, by default that of the first operand that
     is a tensor. Absent operands have no code, since they are not passed."""
     if code is None:
-        code = next(
-            (x.dtype.code for x in call.ins if hasattr(x, "dtype")), call.outs[0].dtype.code
-        )
+        code = next((x.dtype.code for x in call.ins if hasattr(x, "dtype")), call.outs[0].dtype.code)
     return bytes(code if isinstance(x, type) else STORAGE for x in call.ins if x is not None)
 
 

@@ -21,9 +21,7 @@ def cast(backend, call):
         return _bind(out_bytes(call)[0], copy_ints(x.dtype.itemsize, x.shape, dense, x.strides))
     cost = work(numel(x.shape) * (x.dtype.itemsize + y.dtype.itemsize))
     ints = elementwise_ints(x.shape, [x.strides])
-    return native.bind(
-        f"cast_{x.dtype.short}_{y.dtype.short}", 1, out_bytes(call), ints, (), b"\xff", cost
-    )
+    return native.bind(f"cast_{x.dtype.short}_{y.dtype.short}", 1, out_bytes(call), ints, (), b"\xff", cost)
 
 
 @kernel("bitcast", layouts="dense")

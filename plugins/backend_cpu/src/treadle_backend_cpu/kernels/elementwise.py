@@ -58,18 +58,13 @@ def elementwise_ints(shape, operands):
     if numel(shape) == 1:
         shape, operands = (1,), [(1,)] * len(operands)
     else:
-        shape, *operands = collapse(
-            shape, *((0,) * len(shape) if s is None else s for s in operands)
-        )
+        shape, *operands = collapse(shape, *((0,) * len(shape) if s is None else s for s in operands))
     modes = [_mode(shape, strides) for strides in operands]
     by_row = shape[-1] >= LONG_ROW and any(
-        mode == STRIDED and strides[-1] == 1
-        for (mode, _), strides in zip(modes, operands, strict=True)
+        mode == STRIDED and strides[-1] == 1 for (mode, _), strides in zip(modes, operands, strict=True)
     )
     head = (numel(shape), _simplicity(modes), int(by_row), len(shape), *shape)
-    return head + tuple(
-        n for found, strides in zip(modes, operands, strict=True) for n in (*found, *strides)
-    )
+    return head + tuple(n for found, strides in zip(modes, operands, strict=True) for n in (*found, *strides))
 
 
 def _number_code(operand, names, call):
@@ -84,11 +79,7 @@ def _number_code(operand, names, call):
 
 def _computed(call, names):
     """Return the dtype that the kernel is named by: the operands' but for a condition `c`."""
-    found = (
-        x.dtype
-        for name, x in zip(names, call.ins, strict=True)
-        if name != "c" and not isinstance(x, type)
-    )
+    found = (x.dtype for name, x in zip(names, call.ins, strict=True) if name != "c" and not isinstance(x, type))
     return next(found, call.outs[0].dtype)
 
 
@@ -97,14 +88,10 @@ def elementwise(backend, call):
     names = [operand.name for operand in call.op.inputs]
     dtype, shape = _computed(call, names), call.outs[0].shape
     ints = elementwise_ints(shape, [None if isinstance(x, type) else x.strides for x in call.ins])
-    scalars = bytes(
-        _number_code(operand, names, call) for operand in zip(names, call.ins, strict=True)
-    )
+    scalars = bytes(_number_code(operand, names, call) for operand in zip(names, call.ins, strict=True))
     flops = numel(shape) * (1 + HEAVY_FLOPS * len(HEAVY.findall(_expression(call.op, dtype))))
     cost = work(numel(shape) * dtype.itemsize * (len(names) + 1), flops)
-    return native.bind(
-        f"{call.op.name}_{dtype.short}", len(names), out_bytes(call), ints, (), scalars, cost
-    )
+    return native.bind(f"{call.op.name}_{dtype.short}", len(names), out_bytes(call), ints, (), scalars, cost)
 
 
 def _expression(op, dtype):

@@ -11,7 +11,9 @@ BYTES_PER_NS = 16
 def plan(a_shape, a_strides, b_shape, b_strides):
     """Return what csrc/matmul.c reads for a (..., m, k) @ b (..., k, n) whose batch axes broadcast.
 
-    Batch axes that walk through A like rows, past an unchanging B, become rows: one large product beats many small ones."""
+    Batch axes that walk through A like rows, past an unchanging B, become rows: one large product beats many
+    small ones.
+    """
     (m, k), n = a_shape[-2:], b_shape[-1]
     ndim = max(len(a_shape), len(b_shape)) - 2
     a_batch, a_steps = _padded(a_shape[:-2], a_strides[:-2], ndim)

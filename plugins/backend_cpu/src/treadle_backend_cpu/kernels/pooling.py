@@ -10,7 +10,14 @@ INDEX_LIMIT = 2**31  # a plane's indices are counted in 32 bits
 
 def plan(x_shape, y_shape, attrs):
     """Return what csrc/pooling.c reads: planes, then pairs (vertical, horizontal), then whether padding counts."""
-    pairs = (x_shape[2:], y_shape[2:], attrs["kernel_size"], attrs["stride"], attrs["padding"], attrs.get("dilation", ONE))
+    pairs = (
+        x_shape[2:],
+        y_shape[2:],
+        attrs["kernel_size"],
+        attrs["stride"],
+        attrs["padding"],
+        attrs.get("dilation", ONE),
+    )
     flat = (size for pair in pairs for size in pair)
     return (x_shape[0] * x_shape[1], *flat, int(attrs.get("count_include_pad", True)))
 
