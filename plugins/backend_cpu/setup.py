@@ -2,7 +2,8 @@
 
 A kernel file is any csrc/*.c that is not in HOST_SOURCES; the tables it defines
 (`const td_entry KERNEL(x_table)[]`) are found by reading it, so adding a kernel file needs no list.
-Objects newer than everything they were made from are reused, the others are made in parallel.
+Objects made by the same command from the same contents are reused, the others are made in parallel.
+The module carries a stamp of the sources (src/treadle_backend_cpu/stamp.py), which the probe compares.
 
     python setup.py -q build_ext --inplace      build into src/treadle_backend_cpu
 
@@ -16,6 +17,7 @@ Each combination has its own folder of objects. To build one's own work apart fr
 and then PYTHONPATH=/tmp/mine finds that build (the Python files are copied there too)."""
 
 import fcntl
+import filecmp
 import hashlib
 import os
 import platform
@@ -25,14 +27,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT / "src"))
+from treadle_backend_cpu import stamp  # noqa: E402
+
 PACKAGE = "treadle_backend_cpu"
 SOURCES = ROOT / "src" / PACKAGE / "csrc"
 HOST_SOURCES = {
@@ -43,6 +48,8 @@ HOST_SOURCES = {
     "module.c",
     "number.c",
     "pool.c",
+    "program.c",
+    "program_make.c",
     "registry.c",
     "storage.c",
     "topology.c",
@@ -94,7 +101,7 @@ def levels():
 def kernel_sources():
     """Return the kernel files to build."""
     only = chosen("TREADLE_ONLY")
-    found = [path for path in sorted(SOURCES.glob("*.c")) if path.name not in HOST_SOURCES]
+    found = [path for path in sorted(SOURCES.glob("[!.]*.c")) if path.name not in HOST_SOURCES]
     return [path for path in found if only is None or path.stem in only]
 
 
@@ -113,15 +120,35 @@ def write_tables(folder, kernels):
     write_if_changed(folder / "tables.inc", "\n".join(lines) + "\n")
 
 
-def is_fresh(target):
-    """Tell whether an object is newer than this file and what the compiler read (its .d file)."""
-    record = target.with_suffix(".d")
-    if not (target.exists() and record.exists()):
-        return False
-    names = re.split(r"(?<!\\)\s+", record.read_text().replace("\\\n", " ").split(": ", 1)[1].strip())
-    paths = [Path(__file__), *(Path(name.replace("\\ ", " ").replace("$$", "$")) for name in names)]
-    made = target.stat().st_mtime
-    return all(path.exists() and path.stat().st_mtime < made for path in paths)
+class Recipes:
+    """What objects are made from: by contents, since times lie after a checkout, a copy or an edit while compiling."""
+
+    def __init__(self):
+        self.digests = {}
+        for path in filter(Path.is_file, SOURCES.iterdir()):  # now, before a compiler reads them
+            self.digest(path)
+
+    def digest(self, path):
+        """Return the hash of a file as it was when first asked for."""
+        path = os.path.normpath(path)
+        if path not in self.digests:
+            self.digests[path] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return self.digests[path]
+
+    def of(self, target, command):
+        """Return the hash of a command and of the files that its compiler read (its .d file); "" if one is gone."""
+        try:
+            rule = target.with_suffix(".d").read_text().replace("\\\n", " ").split(": ", 1)[1]
+            names = [name.replace("\\ ", " ").replace("$$", "$") for name in re.split(r"(?<!\\)\s+", rule.strip())]
+            digests = [self.digest(SOURCES / name) for name in names]
+        except FileNotFoundError:
+            return ""
+        return hashlib.sha256("\0".join([*command, *names, *digests]).encode()).hexdigest()
+
+    def made(self, target):
+        """Return the recipe that the object was made by; "" without an object."""
+        record = target.with_suffix(".recipe")
+        return record.read_text() if record.exists() and target.exists() else ""
 
 
 class Compiler:
@@ -134,44 +161,46 @@ class Compiler:
         self.command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
         self.flags = FLAGS + SANITIZE_FLAGS[self.sanitize] + shlex.split(os.environ.get("CFLAGS", ""))
         self.link_flags = shlex.split(os.environ.get("LDFLAGS", ""))
-        key = [*self.command, *self.flags, os.environ.get("TREADLE_ONLY", ""), *levels()]
+        key = [*self.command, self.version(), *self.flags, os.environ.get("TREADLE_ONLY", ""), *levels()]
         self.folder = Path(build_temp) / hashlib.sha256("\0".join(key).encode()).hexdigest()[:12]
         self.folder.mkdir(parents=True, exist_ok=True)
 
+    def version(self):
+        """Return what the compiler calls itself; the program ends if there is none."""
+        try:
+            return subprocess.run([*self.command, "--version"], capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError) as e:
+            sys.exit(f"treadle-backend-cpu needs a C compiler: {e}; install gcc, or name another in CC")
+
     def jobs(self, kernels):
-        """Return (source, object, flags) for every object."""
-        python = ["-I" + sysconfig.get_path("include"), "-I" + str(self.folder)]
-        result = [(SOURCES / name, self.folder / (name[:-2] + ".o"), python) for name in sorted(HOST_SOURCES)]
+        """Return (source, object, flags) for every object. Paths are relative to SOURCES: a copied tree is its own."""
+        generated = os.path.relpath(self.folder, SOURCES)
+        python = ["-I" + sysconfig.get_path("include"), "-I" + generated]
+        result = [(name, self.folder / (name[:-2] + ".o"), python) for name in sorted(HOST_SOURCES)]
+        result.append((os.path.join(generated, "stamp.c"), self.folder / "stamp.o", []))
         for path in kernels:
             extra = FILE_FLAGS.get(path.name, [])
             for level in levels():
-                result.append((path, self.folder / f"{path.stem}.{level}.o", [*LEVEL_FLAGS[level], *extra]))
+                result.append((path.name, self.folder / f"{path.stem}.{level}.o", [*LEVEL_FLAGS[level], *extra]))
         return result
 
     def compile(self, job):
         """Compile one object unless it is fresh; return the source's name when that fails."""
         source, target, flags = job
-        if is_fresh(target):
+        command = [*self.command, *self.flags, *flags, "-I.", "-c", source]
+        made = self.recipes.made(target)
+        if made and made == self.recipes.of(target, command):
             return None
-        start = time.time() - 0.02  # an edit during the compilation must look newer than the object
         partial = target.with_suffix(".tmp.o")
-        record = ["-MMD", "-MF", str(target.with_suffix(".d")), "-I" + str(SOURCES)]
-        command = [
-            *self.command,
-            *self.flags,
-            *flags,
-            *record,
-            "-c",
-            str(source),
-            "-o",
-            str(partial),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True)
+        record = target.with_suffix(".recipe")
+        record.unlink(missing_ok=True)
+        files = ["-MMD", "-MF", str(target.with_suffix(".d")), "-MT", "object", "-o", str(partial)]
+        done = subprocess.run([*command, *files], cwd=SOURCES, capture_output=True, text=True)
         sys.stderr.write(done.stderr)
         if done.returncode:
-            return source.name
-        os.utime(partial, (start, start))
+            return source
         os.replace(partial, target)
+        record.write_text(self.recipes.of(target, command))
         return None
 
     def build(self, target):
@@ -184,6 +213,9 @@ class Compiler:
         """Do what build says, under its lock."""
         kernels = kernel_sources()
         write_tables(self.folder, kernels)
+        # The stamp comes first: an edit from here on makes a module that does not match, never one that seems to.
+        write_if_changed(self.folder / "stamp.c", stamp.declaration())
+        self.recipes = Recipes()
         jobs = self.jobs(kernels)
         with ThreadPoolExecutor(os.cpu_count() or 1) as workers:
             broken = sorted({name for name in workers.map(self.compile, jobs) if name})
@@ -212,10 +244,12 @@ class BuildKernels(build_ext):
             self.copy_python(target.parent)
 
     def copy_extensions_to_source(self):
-        """Put the extension beside the Python files in one step: the old one may be in use."""
+        """Put the extension beside the Python files in one step, since the old one may be in use, if it is new."""
         for extension in self.extensions:
             built = Path(self.build_lib) / self.get_ext_filename(extension.name)
             target = ROOT / "src" / PACKAGE / built.name
+            if target.exists() and filecmp.cmp(built, target, shallow=False):
+                continue
             partial = target.with_name(f"{built.name}.{os.getpid()}")
             shutil.copy2(built, partial)
             os.replace(partial, target)
@@ -239,8 +273,19 @@ class BuildKernels(build_ext):
             shutil.copy2(path, to)
 
 
+class BuildPython(build_py):
+    """Copy the Python files into an empty folder: setuptools would keep, and ship, modules that are gone from here."""
+
+    def run(self):
+        """Empty the folder, then copy."""
+        if not self.editable_mode:
+            shutil.rmtree(Path(self.build_lib) / PACKAGE, ignore_errors=True)
+        super().run()
+
+
+os.chdir(ROOT)  # setuptools reads pyproject.toml from here
 setup(
     ext_modules=[Extension(f"{PACKAGE}._native", sources=[], py_limited_api=True)],
-    cmdclass={"build_ext": BuildKernels},
+    cmdclass={"build_ext": BuildKernels, "build_py": BuildPython},
     options={"bdist_wheel": {"py_limited_api": "cp311"}},
 )

@@ -7,6 +7,7 @@ import math
 
 from treadle import errors as errors
 from treadle import ops as ops
+from treadle.errors import TreadleError as TreadleError
 from treadle._tensor import Tensor as Tensor
 from treadle import eager as _eager
 from treadle.creation import (
@@ -21,6 +22,7 @@ from treadle.api.methods import is_floating_point as is_floating_point, is_tenso
 from treadle.api.linalg import *
 from treadle.api.math import *
 from treadle.api.reduce import *
+from treadle.api.select import *
 from treadle.api.shape import *
 from treadle.api.text import set_printoptions as set_printoptions
 from treadle.autograd.grad_mode import (
@@ -53,6 +55,7 @@ from treadle import autodiff as autograd
 from treadle import tree as tree
 from treadle.autograd.function import custom_vjp as custom_vjp
 from treadle.autograd.transforms import grad as grad, value_and_grad as value_and_grad, vjp as vjp
+from treadle.compiler.compiled import compile as compile
 from treadle.explain import explain as explain
 from treadle.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 

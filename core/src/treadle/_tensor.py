@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from treadle import tape
 from treadle.dtypes import DType
 from treadle.errors import AutogradError, DTypeError
+from treadle.op import INTERPRETER, STATE
 from treadle.shapes import Shape
 from treadle.sig import Sig
 
@@ -129,10 +130,13 @@ class Tensor:
             raise AutogradError("grad: only a leaf tensor that requires grad can be given one")
         if value is not None and not isinstance(value, Tensor):
             raise DTypeError(f"grad: expected a tensor or None, not {type(value).__name__}")
-        if value is not None and (value.shape != self.shape or value.device is not self.device):
-            raise AutogradError(
-                f"grad: expected a tensor of shape {self.shape} on {self.device}: {value.shape} on {value.device}"
-            )
+        if STATE.special and (i := INTERPRETER.get()) is not None:
+            i.touch(n[2])
+            value = None if value is None else i.lift(value)
+        elif value is not None and value.device is not self.device:
+            raise AutogradError(f"grad: expected a tensor on {self.device}: it is on {value.device}")
+        if value is not None and value.shape != self.shape:
+            raise AutogradError(f"grad: expected a tensor of shape {self.shape}: {value.shape}")
         n[2].grad = value
 
     @property

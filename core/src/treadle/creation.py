@@ -23,7 +23,10 @@ Placement = Any  # a device, its name, or None for the default
 
 
 def _place(device: Placement) -> Device:
-    return get_default_device() if device is None else Device(device)
+    place = get_default_device() if device is None else Device(device)
+    if STATE.special and (i := INTERPRETER.get()) is not None:
+        return i.place(place)  # type: ignore[no-any-return]
+    return place
 
 
 def _finish(x: Tensor, requires_grad: bool) -> Tensor:
@@ -148,7 +151,36 @@ def as_tensor(data: Any, dtype: Any = None, device: Placement = None) -> Tensor:
     return tensor(data, dtype, device)
 
 
-asarray = as_tensor
+def asarray(
+    obj: Any,
+    dtype: Any = None,
+    device: Placement = None,
+    copy: bool | None = None,
+    requires_grad: bool = False,
+) -> Tensor:
+    """Return obj as a tensor: sharing its memory where possible, always copying (copy=True), or never (copy=False).
+
+    ArgumentError where copy=False and only a copy would do.
+
+    >>> import treadle as td
+    >>> td.asarray([1.0, 2.0]).shape
+    (2,)
+    """
+    if copy:
+        return tensor(obj, dtype, device, requires_grad)
+    x = as_tensor(obj, dtype, device)
+    if copy is False and not _shares(x, obj):
+        raise ArgumentError(
+            f"asarray: a copy is needed for {type(obj).__name__} as {x.dtype.name} on {x.device}; copy is False"
+        )
+    return _finish(x, requires_grad) if requires_grad else x
+
+
+def _shares(x: Tensor, obj: Any) -> bool:
+    """Whether x lies in the memory of the object it was made from."""
+    if isinstance(obj, Tensor):
+        return x is obj
+    return isinstance(obj, np.ndarray) and x.device.backend.host and np.shares_memory(x.detach().numpy(), obj)
 
 
 def from_numpy(array: Any, device: Placement = None) -> Tensor:
@@ -199,9 +231,13 @@ def _first(array: Any) -> Any:
     return item.view(np.uint8)
 
 
-def _shape(op: str, size: tuple[Any, ...]) -> tuple[int, ...]:
-    """Sizes given as one sequence or as separate integers."""
-    return sizes(op, integers(op, size))
+def _shape(op: str, given: tuple[Any, ...], size: Any = None) -> tuple[int, ...]:
+    """Sizes given as one sequence, as separate integers, or as `size=`."""
+    if size is not None:
+        if given:
+            raise TypeError(f"{op}: the size is given twice: {given} and size={size}")
+        given = (size,)
+    return sizes(op, integers(op, given))
 
 
 def full_of(shape: Sequence[int], value: Any, kind: DType, place: Device) -> Tensor:
@@ -235,27 +271,33 @@ def _kind(dtype: Any) -> DType:
     return dtypes.get_default_dtype() if dtype is None else dtypes.dtype(dtype)
 
 
-def zeros(*size: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def zeros(
+    *sizes: Any, size: Any = None, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return zeros of the given size.
 
     >>> import treadle as td
     >>> td.zeros(2, 3).shape
     (2, 3)
     """
-    return _finish(full_of(_shape("zeros", size), 0, _kind(dtype), _place(device)), requires_grad)
+    return _finish(full_of(_shape("zeros", sizes, size), 0, _kind(dtype), _place(device)), requires_grad)
 
 
-def ones(*size: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def ones(
+    *sizes: Any, size: Any = None, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return ones of the given size.
 
     >>> import treadle as td
     >>> td.ones(2)
     tensor([1., 1.])
     """
-    return _finish(full_of(_shape("ones", size), 1, _kind(dtype), _place(device)), requires_grad)
+    return _finish(full_of(_shape("ones", sizes, size), 1, _kind(dtype), _place(device)), requires_grad)
 
 
-def empty(*size: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+def empty(
+    *sizes: Any, size: Any = None, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+) -> Tensor:
     """Return a tensor whose values are whatever the memory holds.
 
     >>> import treadle as td
@@ -263,7 +305,7 @@ def empty(*size: Any, dtype: Any = None, device: Placement = None, requires_grad
     (4, 0)
     """
     place, kind = _place(device), _kind(dtype)
-    sig = dense_sig(kind, _shape("empty", size), place)
+    sig = dense_sig(kind, _shape("empty", sizes, size), place)
     return _finish(Tensor(dispatch.allocate(place, sig.nbytes, "empty"), sig), requires_grad)
 
 
@@ -286,15 +328,16 @@ def full(
         if isinstance(fill_value, float)
         else dtypes.dtype(type(fill_value))
     )
-    return _finish(full_of(_shape("full", (size,)), fill_value, kind, _place(device)), requires_grad)
+    return _finish(full_of(_shape("full", (), size), fill_value, kind, _place(device)), requires_grad)
 
 
 def _like(maker: Any) -> Any:
-    def like(x: Tensor, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
-        return maker(x.shape, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
+    def like(input: Tensor, dtype: Any = None, device: Placement = None, requires_grad: bool = False) -> Tensor:
+        kind, place = dtype or input.dtype, device or input.device
+        return maker(input.shape, dtype=kind, device=place, requires_grad=requires_grad)
 
     like.__name__ = maker.__name__ + "_like"
-    like.__doc__ = f"""Return {maker.__name__} with the shape, dtype and device of x.
+    like.__doc__ = f"""Return {maker.__name__} with the shape, dtype and device of the input.
 
     >>> import treadle as td
     >>> td.{maker.__name__}_like(td.tensor([[1.0, 2.0]])).shape
@@ -307,15 +350,15 @@ zeros_like, ones_like, empty_like = _like(zeros), _like(ones), _like(empty)
 
 
 def full_like(
-    x: Tensor, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+    input: Tensor, fill_value: Any, dtype: Any = None, device: Placement = None, requires_grad: bool = False
 ) -> Tensor:
-    """Return a tensor of one value with the shape, dtype and device of x.
+    """Return a tensor of one value with the shape, dtype and device of the input.
 
     >>> import treadle as td
     >>> td.full_like(td.zeros(2), 3.0)
     tensor([3., 3.])
     """
-    return full(x.shape, fill_value, dtype or x.dtype, device or x.device, requires_grad)
+    return full(input.shape, fill_value, dtype or input.dtype, device or input.device, requires_grad)
 
 
 def run_iota(start: Any, step: Any, size: int, dtype: DType, device: Any = None) -> Tensor:
@@ -339,39 +382,64 @@ CATALOGUE["iota"].fn = run_iota
 
 
 def arange(
-    start: Any, end: Any = None, step: Any = 1, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+    start: Any = None,
+    end: Any = None,
+    step: Any = 1,
+    dtype: Any = None,
+    device: Placement = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Return start, start + step, ... up to but not including end; int64 for integers, else the default dtype.
+
+    With dtype int64, start, end and step lose their fractions first (as in PyTorch, for this type only).
 
     >>> import treadle as td
     >>> td.arange(2, 8, 2)
     tensor([2, 4, 6])
     """
-    start, end = (0, start) if end is None else (start, end)
-    start, end, step = (v.item() if isinstance(v, (Tensor, np.generic)) else v for v in (start, end, step))
-    if not all(isinstance(v, (int, float)) for v in (start, end, step)):
-        raise DTypeError(f"arange: start, end and step must be numbers: {start!r}, {end!r}, {step!r}")
+    if end is None:
+        start, end = 0, start
+    start, end, step = (_number("arange", v) for v in (0 if start is None else start, end, step))
+    if not all(math.isfinite(v) for v in (start, end, step)):
+        raise ArgumentError(f"arange: start, end and step must be finite: {start}, {end}, {step}")
+    kind = None if dtype is None else dtypes.dtype(dtype)
+    if kind is dtypes.int64:
+        start, end, step = int(start), int(end), int(step)
     if step == 0:
         raise ArgumentError("arange: step must not be zero")
     exact = all(isinstance(v, int) for v in (start, end, step))
-    kind = dtypes.dtype(dtype) if dtype is not None else dtypes.int64 if exact else dtypes.get_default_dtype()
+    kind = kind or (dtypes.int64 if exact else dtypes.get_default_dtype())
     count = (end - start) / step if not exact else -((start - end) // step)
     if not math.isfinite(count):
-        raise ArgumentError(f"arange: start, end and step must be finite: {start}, {end}, {step}")
+        raise ArgumentError(f"arange: too many elements: {start}, {end}, {step}")
     return _finish(run_iota(start, step, max(0, math.ceil(count)), kind, device), requires_grad)
 
 
+def _number(op: str, value: Any) -> Any:
+    """A Python number, also out of a 0-d tensor or a NumPy scalar."""
+    value = value.item() if isinstance(value, (Tensor, np.generic)) else value
+    if not isinstance(value, (int, float)):
+        raise DTypeError(f"{op}: a number is needed: {value!r}")
+    return value
+
+
 def linspace(
-    start: float, end: float, steps: int, dtype: Any = None, device: Placement = None, requires_grad: bool = False
+    start: Any, end: Any, steps: int, dtype: Any = None, device: Placement = None, requires_grad: bool = False
 ) -> Tensor:
     """Return `steps` evenly spaced values from start to end, both included.
+
+    With an integer dtype, start and end lose their fractions first, and every value its own.
 
     >>> import treadle as td
     >>> td.linspace(0, 1, 3)
     tensor([0.0000, 0.5000, 1.0000])
     """
-    kind = _kind(dtype)
-    return from_array(np.linspace(start, end, sizes("linspace", (steps,))[0]).astype(kind.np), device, requires_grad)
+    kind, count = _kind(dtype), sizes("linspace", (steps,))[0]
+    low, high = _number("linspace", start), _number("linspace", end)
+    if kind.kind != "f":
+        low, high = int(low), int(high)
+    values = np.linspace(low, high, count)
+    return from_array(values.astype(kind.np), device, requires_grad)
 
 
 def eye(

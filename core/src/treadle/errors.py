@@ -2,6 +2,7 @@
 
     TreadleError(RuntimeError)
     ├─ ShapeError(ValueError)           shapes that do not fit each other or the op
+    │  └─ DimError                      a symbolic size where Python needs a number, or sizes that do not match it
     ├─ DTypeError(TypeError)            a dtype the op or the promotion rules refuse
     ├─ ArgumentError(ValueError)        an attribute or argument outside its range
     ├─ IndexRangeError(IndexError)      an index outside its axis
@@ -10,6 +11,7 @@
     ├─ UnsupportedError(NotImplementedError)  no kernel, decomposition or permitted fallback
     ├─ OutOfMemoryError(MemoryError)    an allocation that cannot be had
     ├─ AutogradError                    misuse of the tape
+    ├─ TraceError                       what a function being compiled cannot do
     ├─ ContractError                    a plugin that breaks the backend contract
     └─ FormatError(ValueError)          a damaged or foreign file
 
@@ -24,6 +26,10 @@ class TreadleError(RuntimeError):
 
 class ShapeError(TreadleError, ValueError):
     """Shapes that do not fit each other or the op."""
+
+
+class DimError(ShapeError):
+    """A symbolic size that Python needs as a number, or actual sizes that do not match symbolic ones."""
 
 
 class DTypeError(TreadleError, TypeError):
@@ -56,6 +62,10 @@ class OutOfMemoryError(TreadleError, MemoryError):
 
 class AutogradError(TreadleError):
     """Misuse of the tape: a second backward, a write over a saved value, a gradient of what has none."""
+
+
+class TraceError(TreadleError):
+    """Something a function that is being traced cannot do: read a value, branch on one, let a traced tensor escape."""
 
 
 class ContractError(TreadleError):

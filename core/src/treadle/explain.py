@@ -7,7 +7,7 @@ from typing import Any
 from treadle import tree
 from treadle._tensor import Tensor
 from treadle.eager import resolve as resolving
-from treadle.op import INTERPRETER, STATE, Op, interpreting
+from treadle.op import Interpreter, Op, interpreting
 
 
 class Report:
@@ -40,7 +40,7 @@ class Report:
     __repr__ = __str__
 
 
-class _Explainer:
+class _Explainer(Interpreter):
     """An interpreter that runs calls as eager does and notes how each was resolved.
 
     Decompositions are noted op by op.
@@ -50,22 +50,10 @@ class _Explainer:
         self.report = report
 
     def __call__(self, op: Op, args: Any, attrs: Any) -> Any:
-        names = [*op.attrs, "want"] if op.partial else list(op.attrs)
-        given = dict(zip(names, attrs, strict=False))
         how, x = _how(op, args, attrs)
         if x is not None:
             self.report.rows.append((str(x.device), op.name, x.dtype.name, how))
-        return _plain(op, args, given)
-
-
-def _plain(op: Op, args: Any, given: dict[str, Any]) -> Any:
-    token = INTERPRETER.set(None)
-    STATE.special -= 1
-    try:
-        return op.fn(*args, **given)
-    finally:
-        STATE.special += 1
-        INTERPRETER.reset(token)
+        return self.plainly(op, args, attrs)
 
 
 def _how(op: Op, args: Any, attrs: Any) -> tuple[str, Any]:

@@ -30,6 +30,73 @@ STATE = State()
 INTERPRETER: ContextVar[Any] = ContextVar("treadle_interpreter", default=None)
 
 
+class Interpreter:
+    """What gives calls of ops another meaning while it is current. The defaults leave everything as it is."""
+
+    lifts = False  # whether tensors from outside stand for something else inside: then writes come here too
+
+    def __call__(self, op: "Op", args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Make one call of an op; attrs in the op's order, and `want` last where it has one."""
+        return self.plainly(op, args, attrs)
+
+    def plainly(self, op: "Op", args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        """Make the call as if no interpreter were current."""
+        names = [*op.attrs, "want"] if op.partial else list(op.attrs)
+        with outside():
+            return op.fn(*args, **dict(zip(names, attrs, strict=False)))
+
+    def write(self, f: Callable[..., Any], x: Any, *args: Any) -> Any:
+        """Run f(x, ...), which writes into x in place."""
+        raise NotImplementedError
+
+    def lift(self, x: Any) -> Any:
+        """Return what stands for a tensor inside."""
+        return x
+
+    def place(self, device: Any) -> Any:
+        """Return where a tensor that is made inside, asked for on a device, really goes."""
+        return device
+
+    def touch(self, leaf: Any) -> None:
+        """The `.grad` of a leaf is about to be replaced."""
+
+    def guard(self, owner: Any, attribute: str) -> None:
+        """What is being done depends on an attribute of an object from outside."""
+
+    def random_state(self, generator: Any, device: Any) -> Any:
+        """Return the state of the next random call, or None to draw it now."""
+        return None
+
+
+def tracing() -> bool:
+    """Whether a function is being traced: what Python does now happens once, what ops do happens at every run."""
+    return bool(STATE.special) and getattr(INTERPRETER.get(), "lifts", False)
+
+
+def depends_on(owner: Any, attribute: str) -> None:
+    """Say that what Python does now depends on an attribute: if it changes, a trace of this no longer holds."""
+    interpreter = INTERPRETER.get()
+    if interpreter is not None:
+        interpreter.guard(owner, attribute)
+
+
+class Live(NamedTuple):
+    """Numbers that are read anew every time: `read()` gives as many as there are kinds (int or float)."""
+
+    read: Callable[[], list[Any]]
+    kinds: tuple[type, ...]
+
+
+class outside:
+    """Context manager: no interpreter is current inside."""
+
+    def __enter__(self) -> None:
+        self.token = INTERPRETER.set(None)
+
+    def __exit__(self, *exc: object) -> None:
+        INTERPRETER.reset(self.token)
+
+
 class interpreting:
     """Context manager: calls of ops inside go to `interpreter(op, inputs, attrs)`."""
 

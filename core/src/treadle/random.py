@@ -10,7 +10,7 @@ from treadle import creation, dtypes
 from treadle._tensor import Tensor, set_requires_grad
 from treadle.errors import ArgumentError
 from treadle.op import CATALOGUE as OPS
-from treadle.op import FN
+from treadle.op import FN, INTERPRETER, STATE
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import get_default_device
 from treadle.shapes import integers, sizes
@@ -106,7 +106,12 @@ def set_rng_state(state: Tensor) -> None:
 def next_state(device: Any = None, generator: Generator | None = None) -> Tensor:
     """Return the state of the next random call, as ops take it."""
     place = get_default_device() if device is None else Device(device)
-    return (generator or default_generator).next_state(place)
+    source = generator or default_generator
+    if STATE.special and (i := INTERPRETER.get()) is not None:
+        state = i.random_state(source, place)
+        if state is not None:
+            return state  # type: ignore[no-any-return]
+    return source.next_state(place)
 
 
 def _draw(

@@ -13,8 +13,7 @@ from treadle.conformance.case import Case, samples_for
 from treadle.conformance.suites.refusals import usual
 from treadle.conformance.tensors import mapped
 from treadle.eager import resolve
-from treadle.explain import _plain
-from treadle.op import CATALOGUE, interpreting
+from treadle.op import CATALOGUE, Interpreter, interpreting
 from treadle.ops.samples import default_errors, default_samples
 
 OPS = Path(td.ops.__file__).parent
@@ -68,7 +67,7 @@ def test_declarations_are_short():
     assert max(found.values()) <= 20, max(found, key=found.get)
 
 
-class Recorder:
+class Recorder(Interpreter):
     """Runs calls as eager does and notes their names."""
 
     def __init__(self):
@@ -76,7 +75,7 @@ class Recorder:
 
     def __call__(self, op, args, attrs):
         self.names.add(op.name)
-        return _plain(op, args, dict(zip([*op.attrs, "want"] if op.partial else list(op.attrs), attrs, strict=False)))
+        return self.plainly(op, args, attrs)
 
 
 def expansion(op):

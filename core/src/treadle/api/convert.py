@@ -40,7 +40,7 @@ def to(
             raise ArgumentError(f"to: expected a device or a dtype: {a!r}")
     kind = x.dtype if dtype is None else dtypes.dtype(dtype)
     y = x if kind is x.dtype else FN["cast"](x, kind)
-    if device is not None and (place := Device(device)) is not x.device:
+    if device is not None and (place := creation._place(device)) is not x.device:
         y = _move(y, place)
     return FN["copy"](y) if (copy or flags[1:] == [True]) and y is x else y
 
@@ -143,14 +143,14 @@ def cpu(x: Tensor) -> Tensor:
     return to(x, host_device())
 
 
-def detach(x: Tensor) -> Tensor:
+def detach(input: Tensor) -> Tensor:
     """Return a tensor that shares memory with x but is not on the tape.
 
     >>> import treadle as td
     >>> td.ones(2, requires_grad=True).detach().requires_grad
     False
     """
-    return detached(x)
+    return detached(input)
 
 
 def detach_(x: Tensor) -> Tensor:
@@ -161,14 +161,14 @@ def detach_(x: Tensor) -> Tensor:
     return x
 
 
-def clone(x: Tensor) -> Tensor:
+def clone(input: Tensor) -> Tensor:
     """Return a copy that gradients flow through.
 
     >>> import treadle as td
     >>> td.ones(2).clone()
     tensor([1., 1.])
     """
-    return FN["copy"](x)
+    return FN["copy"](input)
 
 
 def contiguous(x: Tensor) -> Tensor:

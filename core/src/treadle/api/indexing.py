@@ -12,7 +12,7 @@ from treadle._tensor import Tensor, make_view
 from treadle.api.remember import remember
 from treadle.eager.inplace import copy_
 from treadle.errors import ArgumentError, IndexRangeError, ShapeError
-from treadle.op import FN, STATE
+from treadle.op import FN, STATE, tracing
 from treadle.shapes import broadcast
 from treadle.sig import Sig, sig_of
 
@@ -159,7 +159,7 @@ def _as_items(x: Tensor, item: Any) -> list[Any]:
     if item.dtype.kind == "b":
         where = FN["nonzero"](item)
         return [_Column(where, d, item.shape) for d in range(item.ndim)] if item.ndim else [_Truth(x, item.item())]
-    return [item.item()] if item.ndim == 0 and item.node is None else [item]
+    return [item.item()] if item.ndim == 0 and item.node is None and not tracing() else [item]
 
 
 class _Truth:

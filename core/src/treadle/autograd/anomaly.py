@@ -8,24 +8,18 @@ import numpy as np
 
 from treadle._tensor import Tensor
 from treadle.errors import AutogradError
-from treadle.op import INTERPRETER, STATE, Op, interpreting
+from treadle.op import Interpreter, Op, interpreting
 from treadle.tape import Rule
 
 
-class _Anomaly:
+class _Anomaly(Interpreter):
     """An interpreter that makes every call as eager does, and tags the node it leaves with the user's line."""
 
     def __init__(self, check_nan: bool) -> None:
         self.check_nan = check_nan
 
     def __call__(self, op: Op, args: Any, attrs: Any) -> Any:
-        token = INTERPRETER.set(None)
-        STATE.special -= 1
-        try:
-            out = op.fn(*args, **dict(zip([*op.attrs, *(["want"] if op.partial else [])], attrs, strict=False)))
-        finally:
-            STATE.special += 1
-            INTERPRETER.reset(token)
+        out = self.plainly(op, args, attrs)
         for y in out if isinstance(out, tuple) else (out,):
             if isinstance(y, Tensor) and y.node is not None:
                 self.tag(y.node, op.name)

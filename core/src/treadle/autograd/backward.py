@@ -11,7 +11,7 @@ from typing import Any
 from treadle._tensor import Tensor, View
 from treadle.creation import full_of
 from treadle.errors import AutogradError, DeviceError, DTypeError, ShapeError
-from treadle.op import CATALOGUE
+from treadle.op import CATALOGUE, INTERPRETER, STATE
 from treadle.tape import EDGES, GRAD_MODE, HookedRule, Leaf, freed, run_hooks
 
 
@@ -69,6 +69,8 @@ def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
         raise DTypeError(f"backward: the gradient must be a tensor, not {type(g).__name__}")
     if g.shape != y.shape:
         raise ShapeError(f"backward: the gradient has shape {g.shape}, the output {y.shape}")
+    if STATE.special and (i := INTERPRETER.get()) is not None:
+        g = i.lift(g)
     if g.device is not y.device:
         raise DeviceError(f"backward: the gradient is on {g.device}, the output on {y.device}")
     return y.node, g if g.dtype is y.dtype else CATALOGUE["cast"](g, y.dtype)

@@ -15,7 +15,7 @@ from treadle.dtypes import CATEGORY
 from treadle.eager import resolve as resolving
 from treadle.eager.codegen import Plan
 from treadle.errors import AutogradError, DTypeError, ShapeError
-from treadle.op import FN, Op
+from treadle.op import FN, INTERPRETER, STATE, Op
 from treadle.shapes import broadcast, expand_strides, overlaps
 from treadle.sig import sig_of
 
@@ -31,6 +31,8 @@ def inplace_method(op: Op) -> Any:
     row = f"{op.name}_"
 
     def method(x: Tensor, *others: Any) -> Tensor:
+        if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
+            return i.write(method, x, *others)  # type: ignore[no-any-return]
         if x.node is None and x.__class__ is Tensor and len(others) == 1:
             other = others[0]
             write = vars(x.sig).get(row, {}).get(other.sig if isinstance(other, Tensor) else other.__class__)
@@ -195,6 +197,8 @@ def copy_(x: Tensor, other: Any) -> Tensor:
     >>> td.zeros(3).copy_(td.tensor([1.0, 2.0, 3.0]))
     tensor([1., 2., 3.])
     """
+    if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
+        return i.write(copy_, x, other)  # type: ignore[no-any-return]
     if not isinstance(other, Tensor):
         other = x.new_tensor(other)
     if other.device is not x.device:

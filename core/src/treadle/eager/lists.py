@@ -8,7 +8,7 @@ from treadle._tensor import Tensor
 from treadle.eager import inplace
 from treadle.eager import resolve as resolving
 from treadle.errors import ArgumentError, DTypeError, ShapeError
-from treadle.op import INTERPRETER, STATE, Op
+from treadle.op import INTERPRETER, STATE, Live, Op
 from treadle.runtime import dispatch
 from treadle.runtime.backend import Call
 from treadle.spec import Spec
@@ -95,13 +95,17 @@ def lists_function(op: Op) -> Any:
     return function
 
 
-def run_inplace_list(op: Op, lists: list[list[Tensor]], numbers: list[float], attrs: dict[str, Any]) -> Any:
+def run_inplace_list(op: Op, lists: list[list[Tensor]], numbers: list[float] | Live, attrs: dict[str, Any]) -> Any:
     """Do a list op with its results written over its operands; results beyond the lists are returned (a norm, say).
 
     lists: one list of tensors per `*` operand, all of one device and dtype per position. Each target's version is
     bumped. One kernel call where the backend claims the op for these tensors, the decomposition otherwise.
     """
+    if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
+        return i.step(op, lists, numbers, attrs)
     attrs = {**op.attrs, **attrs}
+    if isinstance(numbers, Live):
+        numbers = numbers.read()
     flat = list(chain.from_iterable(lists))
     targets = _targets(op, lists)
     key = (op.name, tuple([x.sig for x in flat]), len(lists[0]), tuple(attrs.items()))

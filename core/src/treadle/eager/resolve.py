@@ -320,7 +320,7 @@ def decomposed(call: Call) -> Any:
         args = [Tensor(s, x) if isinstance(x, Sig) else s for s, x in zip(storages, call.ins, strict=True)]
         token = tape.GRAD_MODE.set(False)
         try:
-            results = _expand(op, _widened(op, args), attrs, len(call.outs) > len(op.results))
+            results = expanded(op, args, attrs, len(call.outs) > len(op.results))
         finally:
             tape.GRAD_MODE.reset(token)
         made = tuple(
@@ -343,6 +343,11 @@ def _widened(op: Op, args: Any) -> Any:
 
 def _is_half(a: Any) -> bool:
     return isinstance(a, Tensor) and a.dtype.kind == "f" and a.dtype.itemsize == 2
+
+
+def expanded(op: Op, args: Any, attrs: dict[str, Any], with_aux: bool) -> tuple[Any, ...]:
+    """Results of a decomposition on tensors, half-precision operands widened where the op's class promises it."""
+    return _expand(op, _widened(op, args), attrs, with_aux)
 
 
 def _expand(op: Op, args: Any, attrs: dict[str, Any], with_aux: bool) -> tuple[Any, ...]:

@@ -17,6 +17,7 @@ from treadle.nn import _state
 from treadle.nn._hooks import Hook, Hooks, RemovableHandle, call_with_hooks
 from treadle.nn._state import IncompatibleKeys
 from treadle.nn.parameter import Parameter
+from treadle.op import STATE, depends_on
 
 PARAMETERS, BUFFERS, MODULES = "_parameter_names", "_buffer_names", "_module_names"
 _WORDS = {PARAMETERS: "parameter", BUFFERS: "buffer", MODULES: "child module"}
@@ -80,6 +81,8 @@ class Module:
         raise NotImplementedError(f'Module [{type(self).__name__}] is missing the required "forward" function')
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if STATE.special:
+            depends_on(self, "training")
         if self._hooks is None:
             return self.forward(*args, **kwargs)
         return call_with_hooks(self, args, kwargs)

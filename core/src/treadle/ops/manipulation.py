@@ -11,7 +11,17 @@ import numpy as np
 from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import EXACT, Op, view
 from treadle.ops.samples import raises, s
-from treadle.shapes import Shape, check_count, dense_strides, expand_strides, reshape_strides
+from treadle.shapes import (
+    Shape,
+    check_count,
+    dense_strides,
+    expand_strides,
+    extent,
+    is_dense,
+    numel,
+    overlaps,
+    reshape_strides,
+)  # fmt: skip
 from treadle.spec import Spec
 
 Layout = tuple[Shape, Shape, int]
@@ -67,6 +77,19 @@ def _windows(shape: Shape, strides: Shape, axis: int, size: int, step: int, dila
     return new_shape, (*strides[:axis], strides[axis] * step, *strides[axis + 1 :], strides[axis] * dilation), 0
 
 
+def _as_strided(shape: Shape, strides: Shape, size: Shape, stride: Shape, offset: int) -> Layout | None:
+    _check_inside("as_strided", shape, size, stride, offset)
+    return (size, stride, offset) if is_dense(shape, strides) else None
+
+
+def _check_inside(name: str, shape: Shape, size: Shape, stride: Shape, offset: int) -> None:
+    if len(size) != len(stride):
+        raise ShapeError(f"{name}: sizes {size} and strides {stride} differ in length")
+    low, high = extent(size, stride)
+    if 0 not in size and (offset + low < 0 or offset + high > numel(shape)):
+        raise ShapeError(f"{name}: sizes {size}, strides {stride}, offset {offset} reach outside of {shape}")
+
+
 reshape: Op = view("reshape", "x -> y", _reshape,
     samples=[s((4, 6), to=(3, 8)), s((), to=(1, 1)), s((0, 3), to=(3, 0))],
     doc="Read the elements, in row-major order, in another shape.",
@@ -82,6 +105,11 @@ subscript: Op = view("subscript", "x -> y", _subscript,
     doc="Select, slice and insert axes: what basic indexing does.")
 flip: Op = view("flip", "x -> y", _flip, samples=[s((4, 5), axes=(0,)), s((2, 3, 4), axes=(0, 2)),
         s((0, 2), axes=(1,))], doc="Reverse axes.")
+as_strided: Op = view("as_strided", "x -> y", _as_strided,
+    samples=[s((4, 6), size=(3, 2), stride=(6, 2), offset=1), s((5,), size=(3, 3), stride=(1, 1), offset=0),
+        s((0, 2), size=(2, 0), stride=(1, 1), offset=0)],
+    doc="Read the row-major elements through any strides (in elements) from an offset on.",
+    errors=[raises(ShapeError, "reach outside", (4, 2), size=(3, 3), stride=(3, 1), offset=0)])
 windows: Op = view("windows", "x -> y", _windows,
     samples=[s((2, 9), axis=1, size=3, step=2, dilation=1), s((7,), axis=0, size=2, step=1, dilation=3),
         s((5,), axis=0, size=5, step=1, dilation=1)],
@@ -92,8 +120,10 @@ windows: Op = view("windows", "x -> y", _windows,
 def _concat_spec(*xs: Spec, axis: int) -> Spec:
     first = xs[0]
     for x in xs:
-        if x.ndim != first.ndim or any(a != b for d,
-                (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if d != axis):
+        same = x.ndim == first.ndim and all(
+            a == b for d, (a, b) in enumerate(zip(x.shape, first.shape, strict=True)) if d != axis
+        )
+        if not same:
             raise ShapeError(f"concat: shapes must agree except at axis {axis}: {[y.shape for y in xs]}")
     total = sum(x.shape[axis] for x in xs)
     return Spec((*first.shape[:axis], total, *first.shape[axis + 1 :]), first.dtype)
@@ -153,6 +183,27 @@ def _write_reference(x: Any, y: Any, items: Any) -> Any:
     return out
 
 
+def _scatter_spec(x: Spec, y: Spec, stride: Shape, offset: int) -> Spec:
+    _check_inside("as_strided_scatter", x.shape, y.shape, stride, offset)
+    if overlaps(y.shape, stride):
+        raise ShapeError(f"as_strided_scatter: sizes {y.shape} with strides {stride} write some elements twice")
+    if y.dtype is not x.dtype:
+        raise DTypeError(f"as_strided_scatter: {y.dtype.name} cannot be written into {x.dtype.name}")
+    return x
+
+
+def _scatter_regions(out: Spec, x: Spec, y: Spec, stride: Shape, offset: int) -> list[tuple[int, Layout]]:
+    return [(0, (out.shape, dense_strides(out.shape), 0)), (1, (y.shape, stride, offset))]
+
+
+def _scatter_reference(x: Any, y: Any, stride: Shape, offset: int) -> Any:
+    out = x.copy()
+    if y.size:
+        steps = [n * out.itemsize for n in stride]
+        np.lib.stride_tricks.as_strided(out.reshape(-1)[offset:], y.shape, steps)[...] = y
+    return out
+
+
 concat: Op = Op("concat", "xs* -> y", tier="copy", category="copy", spec=_concat_spec, layout=_concat_regions,
     num=EXACT,
     reference=lambda *xs, axis: np.concatenate(xs, axis), vjp={"xs": _concat_grad},
@@ -179,6 +230,15 @@ write: Op = Op("write", "x y -> z", tier="copy", category="copy", spec=_write_sp
         s((3, 2), (3, 0), items=((0, 3, 1), (0, 0, 1)))],
     doc="Return x with y written over the region that items describe.",
     errors=[raises(ShapeError, "the region", (4,), (3,), items=((0, 2, 1),))])
+
+as_strided_scatter: Op = Op("as_strided_scatter", "x y -> z", tier="copy", category="copy", spec=_scatter_spec,
+    layout=_scatter_regions, num=EXACT, reference=_scatter_reference,
+    vjp={"x": lambda g, shape_y, stride, offset: as_strided_scatter(g, g.new_zeros(shape_y), stride, offset),
+        "y": lambda g, shape_y, stride, offset: as_strided(g, shape_y, stride, offset)},
+    samples=[s((4, 6), (3, 2), stride=(6, 2), offset=1), s((5,), (3,), stride=(-1,), offset=4),
+        s((3, 2), (0, 2), stride=(2, 1), offset=0)],
+    doc="Return x with y written over the elements that its strides and offset select.",
+    errors=[raises(ShapeError, "twice", (4,), (3, 2), stride=(1, 1), offset=0)])
 
 
 def narrow(x: Any, axis: int, start: int, count: int) -> Any:

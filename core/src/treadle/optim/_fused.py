@@ -2,29 +2,28 @@
 
 from typing import Any
 
-from treadle import ops
+from treadle import creation, ops
 from treadle._tensor import Tensor
 from treadle.eager import run_inplace_list
+from treadle.op import Live, outside
 
 Tensors = list[Tensor]
 
 
-def sgd_step_(params: Tensors, grads: Tensors, bufs: Tensors, lr: float, **attrs: Any) -> None:
+def sgd_step_(params: Tensors, grads: Tensors, bufs: Tensors, lr: Live, **attrs: Any) -> None:
     """Step params and momentum buffers in place; no buffers with momentum 0."""
-    run_inplace_list(ops.sgd_step, [params, grads, bufs], [lr], attrs)
+    run_inplace_list(ops.sgd_step, [params, grads, bufs], lr, attrs)
 
 
-def adam_step_(
-    params: Tensors,
-    grads: Tensors,
-    means: Tensors,
-    squares: Tensors,
-    lr: float,
-    step: int,
-    **attrs: Any,
-) -> None:
+def adam_step_(params: Tensors, grads: Tensors, means: Tensors, squares: Tensors, lr_step: Live, **attrs: Any) -> None:
     """Step params and the running means of the gradients and their squares in place."""
-    run_inplace_list(ops.adam_step, [params, grads, means, squares], [lr, step], attrs)
+    run_inplace_list(ops.adam_step, [params, grads, means, squares], lr_step, attrs)
+
+
+def fresh_zeros(p: Tensor) -> Tensor:
+    """Zeros like p that outlive the step, also where it is being traced."""
+    with outside():
+        return creation.zeros_like(p)
 
 
 def clip_by_global_norm_(tensors: Tensors, max_norm: float) -> Tensor:

@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 from typing import Any
 
-from treadle import creation, ops
+from treadle import ops
 from treadle._tensor import Tensor
-from treadle.optim._fused import adam_step_
+from treadle.errors import TraceError
+from treadle.op import Live, tracing
+from treadle.optim._fused import adam_step_, fresh_zeros
 from treadle.optim.optimizer import Optimizer, number, require
 
 
@@ -61,6 +63,7 @@ class Adam(Optimizer):
     def _step_group(self, group: dict[str, Any]) -> None:
         # one list op per number of steps taken, which is one for all but frozen or new parameters
         lists: dict[Any, tuple[list[Tensor], ...]] = {}
+        states: dict[Any, list[Any]] = {}
         amsgrad = group["amsgrad"]
         for p in group["params"]:
             g = p.grad
@@ -69,28 +72,29 @@ class Adam(Optimizer):
             state = self.state[p]
             if not state:
                 state["step"] = 0
-                state["exp_avg"] = creation.zeros_like(p)
-                state["exp_avg_sq"] = creation.zeros_like(p)
+                state["exp_avg"] = fresh_zeros(p)
+                state["exp_avg_sq"] = fresh_zeros(p)
                 if amsgrad:
-                    state["max_exp_avg_sq"] = creation.zeros_like(p)
-            state["step"] += 1
+                    state["max_exp_avg_sq"] = fresh_zeros(p)
             key = (state["step"], p.dtype, p.device)
             entry = lists.get(key)
             if entry is None:
                 entry = lists[key] = ([], [], [], [], [])
+                states[key] = []
+            states[key].append(state)
             entry[0].append(p)
             entry[1].append(g)
             entry[2].append(state["exp_avg"])
             entry[3].append(state["exp_avg_sq"])
             if amsgrad:
                 entry[4].append(state["max_exp_avg_sq"])
-        for (step, _, _), entry in lists.items():
-            (_amsgrad_step if amsgrad else _step)(group, step, *entry)
+        for key, entry in lists.items():
+            (_amsgrad_step if amsgrad else _step)(group, states[key], *entry)
 
 
 def _step(
     group: dict[str, Any],
-    step: int,
+    states: list[dict[str, Any]],
     params: list[Tensor],
     grads: list[Tensor],
     means: list[Tensor],
@@ -98,13 +102,16 @@ def _step(
     _: list[Tensor],
 ) -> None:
     beta1, beta2 = group["betas"]
+
+    def numbers() -> list[Any]:
+        return [number(group["lr"]), _count(states)]
+
     adam_step_(
         params,
         grads,
         means,
         squares,
-        number(group["lr"]),
-        step,
+        Live(numbers, (float, int)),
         beta1=float(beta1),
         beta2=float(beta2),
         eps=float(group["eps"]),
@@ -114,9 +121,17 @@ def _step(
     )
 
 
+def _count(states: list[dict[str, Any]]) -> int:
+    """Count one more step of all these parameters; return how many it makes."""
+    step: int = states[0]["step"] + 1
+    for state in states:
+        state["step"] = step
+    return step
+
+
 def _amsgrad_step(
     group: dict[str, Any],
-    step: int,
+    states: list[dict[str, Any]],
     params: list[Tensor],
     grads: list[Tensor],
     means: list[Tensor],
@@ -124,6 +139,9 @@ def _amsgrad_step(
     maxima: list[Tensor],
 ) -> None:
     """Step tensor by tensor with the largest mean square so far (Reddi et al. 2018)."""
+    if tracing():
+        raise TraceError("Adam: amsgrad=True cannot be compiled, its step count would become a constant")
+    step = _count(states)
     (beta1, beta2), lr = group["betas"], number(group["lr"])
     decay, root = group["weight_decay"], (1.0 - beta2**step) ** 0.5
     for p, g, m, v, top in zip(params, grads, means, squares, maxima, strict=True):

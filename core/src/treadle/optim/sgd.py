@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from treadle import creation
 from treadle._tensor import Tensor
-from treadle.optim._fused import sgd_step_
+from treadle.errors import TraceError
+from treadle.op import Live, tracing
+from treadle.optim._fused import fresh_zeros, sgd_step_
 from treadle.optim.optimizer import Optimizer, number, require
 
 
@@ -64,7 +65,10 @@ class SGD(Optimizer):
             state = self.state[p] if momentum else {}
             first = bool(momentum) and state.get("momentum_buffer") is None
             if first:
-                state["momentum_buffer"] = creation.zeros_like(p)
+                state["momentum_buffer"] = fresh_zeros(p)
+                if tracing() and group["dampening"]:
+                    raise TraceError("SGD: with dampening the first step differs; take one before compiling")
+                first = not tracing()  # with zeros in the buffer the first step is like all others
             params, grads, bufs = lists.setdefault((first, p.dtype, p.device), ([], [], []))
             params.append(p)
             grads.append(g)
@@ -75,7 +79,7 @@ class SGD(Optimizer):
                 params,
                 grads,
                 bufs,
-                number(group["lr"]),
+                Live(lambda: [number(group["lr"])], (float,)),
                 momentum=float(momentum),
                 dampening=float(group["dampening"]),
                 nesterov=group["nesterov"],

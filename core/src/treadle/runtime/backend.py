@@ -186,6 +186,14 @@ class Backend:
         """Return a storage over a writable host buffer, kept alive by it (host backends)."""
         raise NotImplementedError
 
+    def compile(self, plan: Any) -> Any:
+        """Return an executable for a lowered Graph (treadle.compiler.lower.Plan), or None to have it run step by step.
+
+        It is called as `run(storages of the inputs, numbers)` and returns the storages of all outputs that are not
+        donated; it must be safe to call from several threads.
+        """
+        return None
+
     def memory_stats(self) -> dict[str, int]:
         """Return what the allocator knows: at least `live` and `peak` bytes, if anything."""
         return {}

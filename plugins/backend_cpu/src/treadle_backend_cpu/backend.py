@@ -5,6 +5,7 @@ from treadle.runtime.backend import Backend, both
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels import MODULES
 from treadle_backend_cpu.kernels.copy import copy_strided
+from treadle_backend_cpu.program import compile_plan
 
 NATIVE = type(native.alloc)
 
@@ -50,6 +51,9 @@ class CpuBackend(Backend):
         if bound is None or not isinstance(bound.run, NATIVE):
             return bound
         return bound._replace(run=both(bound.run))
+
+    def compile(self, plan):
+        return compile_plan(plan)
 
     def memory_stats(self):
         """Bytes and blocks of the allocator: live, peak, cached."""

@@ -2,24 +2,11 @@
  * so everything that can be decided at binding is: the limited API still reaches about 30 ns a
  * call, result included. */
 #include "native.h"
+#include <stdio.h>
 #include <string.h>
 
-#define SLOT_STORAGE 255                        /* only a Storage may be passed */
 #define LOCAL_IO 24                             /* operands that need no memory of their own */
 #define MAX_IO 65536
-#define GIL_WORK 20000                   /* nanoseconds of work above which other threads may run */
-#define UNWANTED (-1)
-
-typedef struct {
-    PyObject_HEAD
-    td_kernel run;
-    td_plan plan;
-    int64_t *out_bytes;
-    uint8_t *slots;                             /* one per input: SLOT_STORAGE or a dtype code */
-    int64_t work;
-    char *name;
-    void *memory;                               /* holds all the arrays above */
-} Bound;
 
 PyTypeObject *bound_type;
 
@@ -34,7 +21,7 @@ typedef struct {
     void *memory;
 } frame;
 
-static void raise_code(const Bound *b, int code)
+void bound_raise(const Bound *b, int64_t step, int code)
 {
     static const struct { PyObject **type; const char *text; } errors[] = {
         [TD_ERR_INDEX] = {&PyExc_IndexError, "index out of range"},
@@ -44,11 +31,12 @@ static void raise_code(const Bound *b, int code)
     };
     char message[sizeof(td_message)];
     bool given = td_message_take(message, sizeof message);
-    if (code < TD_ERR_INDEX || code > TD_ERR_VALUE) {
-        PyErr_Format(PyExc_SystemError, "%s: unknown error code %d", b->name, code);
-        return;
-    }
-    PyErr_SetString(*errors[code].type, given ? message : errors[code].text);
+    bool known = code >= TD_ERR_INDEX && code <= TD_ERR_VALUE;
+    char where[100] = "";
+    if (step >= 0) snprintf(where, sizeof where, "step %lld (%s): ", (long long)step, b->name);
+    else if (!known) snprintf(where, sizeof where, "%s: ", b->name);
+    if (known) PyErr_Format(*errors[code].type, "%s%s", where, given ? message : errors[code].text);
+    else PyErr_Format(PyExc_SystemError, "%sunknown error code %d", where, code);
 }
 
 static void raise_operand(const Bound *b, int i, PyObject *given)
@@ -59,11 +47,6 @@ static void raise_operand(const Bound *b, int i, PyObject *given)
     const char *wanted = slot == SLOT_STORAGE ? "a Storage" : "a Storage or a number";
     PyErr_Format(PyExc_TypeError, "%s: argument %d must be %s, not %U", b->name, i, wanted, type);
     Py_DECREF(type);
-}
-
-static inline bool is_storage(PyObject *o)
-{
-    return Py_TYPE(o) == storage_type;
 }
 
 /* An input that is not a Storage: a number, or an error. */
@@ -164,7 +147,7 @@ static PyObject *call_in_frame(const Bound *b, frame *f, PyObject *const *args, 
     if (load_inputs(b, f, args) || (given ? load_given(b, f, args) : make_outs(b, f))) return NULL;
     int code = compute(b, f->io);
     if (code) {
-        raise_code(b, code);
+        bound_raise(b, -1, code);
         if (!given) drop_outs(f, b->plan.n_out);
         return NULL;
     }
@@ -220,7 +203,7 @@ static inline PyObject *call_small(PyObject *self, PyObject *const *args, Py_ssi
     int code = b->run(&b->plan, io);
     if (__builtin_expect(!code, 1)) return (PyObject *)out;
     Py_DECREF((PyObject *)out);
-    raise_code(b, code);
+    bound_raise(b, -1, code);
     return NULL;
 }
 

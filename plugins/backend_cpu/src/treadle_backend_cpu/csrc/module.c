@@ -87,6 +87,11 @@ static PyMethodDef methods[] = {
     {"bind", (PyCFunction)(void (*)(void))native_bind, METH_VARARGS | METH_KEYWORDS,
      "bind(name, n_in, out_bytes, ints, floats, scalars, work): return the kernel as a callable "
      "run(*ins) that returns new storages, or run(*ins, *outs) that writes into given ones."},
+    {"program", (PyCFunction)(void (*)(void))native_program, METH_VARARGS | METH_KEYWORDS,
+     "program(steps, arena_bytes, arg_bytes, out_bytes, constants, n_numbers): return a list of "
+     "bound kernels as one callable run(*storages, *numbers) that returns a tuple of storages. "
+     "Each step is (bound, slots), slots three ints per operand: kind, index, offset in bytes; "
+     "kinds: 0 arena, 1 argument, 2 constant, 3 number, 4 result, 5 a result nobody wants."},
     {"set_num_threads", native_set_threads, METH_O,
      "Use so many threads from now on, the caller included."},
     {"get_num_threads", native_get_threads, METH_NOARGS,
@@ -114,7 +119,7 @@ PyMODINIT_FUNC PyInit__native(void)
     }
     PyObject *module = PyModule_Create(&definition);
     if (!module) return NULL;
-    if (!storage_init(module) && !bound_init(module)) return module;
+    if (!storage_init(module) && !bound_init(module) && !program_init(module)) return module;
     Py_DECREF(module);
     return NULL;
 }

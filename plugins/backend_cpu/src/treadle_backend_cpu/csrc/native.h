@@ -30,6 +30,12 @@ extern PyTypeObject *bound_type;
 
 int storage_init(PyObject *module);
 int bound_init(PyObject *module);
+int program_init(PyObject *module);
+
+static inline bool is_storage(PyObject *o)
+{
+    return Py_TYPE(o) == storage_type;
+}
 
 /* A new Storage, or NULL with MemoryError set. */
 Storage *storage_new(int64_t nbytes);
@@ -40,7 +46,27 @@ void storage_trim(void);
 typedef struct { size_t live, peak, cached, allocs, misses; } td_memory;
 extern td_memory storage_memory;
 
+/* A kernel, its plan, its result sizes: the __self__ of what bind returns. */
+typedef struct {
+    PyObject_HEAD
+    td_kernel run;
+    td_plan plan;
+    int64_t *out_bytes;     /* UNWANTED for a result that nobody wants */
+    uint8_t *slots;         /* one per input: SLOT_STORAGE or a dtype code */
+    int64_t work;           /* estimated nanoseconds */
+    char *name;
+    void *memory;           /* holds all the arrays above */
+} Bound;
+
+#define UNWANTED (-1)
+#define SLOT_STORAGE 255    /* only a Storage may be passed */
+#define GIL_WORK 20000      /* nanoseconds of work above which other threads may run */
+
 PyObject *native_bind(PyObject *module, PyObject *args, PyObject *kwargs);
+PyObject *native_program(PyObject *module, PyObject *args, PyObject *kwargs);
+
+/* Raises what a kernel's error code stands for; step: its index in a program, or -1. */
+void bound_raise(const Bound *b, int64_t step, int code);
 
 /* Writes a Python number as dtype into the 8 bytes at `to`; -1 with an exception set. */
 int number_store(PyObject *number, int dtype, int64_t *to);

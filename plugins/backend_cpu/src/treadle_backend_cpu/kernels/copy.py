@@ -96,8 +96,13 @@ _BOUND = {}
 def copy_strided(dst, dst_shape, dst_strides, src, src_strides, itemsize):
     """Copy elements of one shape between two layouts that do not overlap; strides in elements.
 
-    A source's stride may be 0 or negative, a destination's negative. Up to 1024 pairs of layouts
-    keep their kernels. Raises ValueError where the destination's storage is too small."""
+    A source's stride may be 0 or negative, a destination's negative. Raises ValueError where the
+    destination's storage is too small."""
+    bound_copy(dst_shape, dst_strides, src_strides, itemsize)(src, dst)
+
+
+def bound_copy(dst_shape, dst_strides, src_strides, itemsize):
+    """Return the kernel `run(src, dst)` of a copy; up to 1024 pairs of layouts keep theirs."""
     key = (dst_shape, dst_strides, src_strides, itemsize)
     run = _BOUND.get(key)
     if run is None:
@@ -106,4 +111,4 @@ def copy_strided(dst, dst_shape, dst_strides, src, src_strides, itemsize):
         if len(_BOUND) >= MAX_BOUND:
             _BOUND.clear()
         _BOUND[key] = run
-    run(src, dst)
+    return run

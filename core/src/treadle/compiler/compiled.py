@@ -1,0 +1,165 @@
+"""td.compile: a function that is traced at the first call of a signature and then runs as one Graph."""
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from treadle import tape, tree
+from treadle._tensor import Tensor
+from treadle.autograd.grad_mode import is_grad_enabled
+from treadle.compiler.device import TRACE
+from treadle.compiler.execute import Stepper
+from treadle.compiler.lower import Plan
+from treadle.compiler.passes import optimize
+from treadle.compiler.trace import Traced, trace
+from treadle.errors import DeviceError, TraceError
+from treadle.runtime import dispatch
+
+_TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
+
+
+class Compiled:
+    """A compiled function: one executable per signature of its arguments and state of what it closes over.
+
+    traces counts how often the Python function was run to find a Graph.
+    """
+
+    def __init__(self, f: Callable[..., Any]) -> None:
+        self.f = f
+        self.entries: dict[Any, list[Entry]] = {}
+        self.traces = 0
+        functools.update_wrapper(self, f, updated=())
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if TRACE.get() is not None:  # inside of another trace it is part of that
+            return self.f(*args, **kwargs)
+        leaves, structure = tree.flatten((args, kwargs))
+        key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
+        try:
+            entries = self.entries.get(key)
+        except TypeError:
+            text = "compile: arguments that are no tensors must be hashable; they are part of the signature"
+            raise TraceError(text) from None
+        for entry in entries or ():
+            if entry.holds():
+                return entry.run(leaves)
+        return self.trace(key, leaves, structure).run(leaves)
+
+    def trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
+        """Trace the function for one signature and remember what came out."""
+        with _TRACING:
+            self.traces += 1
+            found = trace(self.f, leaves, structure)
+            entry = Entry(found, leaves)
+        self.entries.setdefault(key, []).insert(0, entry)
+        return entry
+
+
+def _key(x: Any) -> Any:
+    return (x.sig, x.node is not None) if isinstance(x, Tensor) else (x.__class__, x)
+
+
+class Entry:
+    """One traced signature, ready to run."""
+
+    def __init__(self, found: Traced, leaves: list[Any]) -> None:
+        self.found = found
+        self.guards = found.guards
+        self.grads = [(leaf, None if g is None else g.sig) for leaf, g in found.leaves]
+        self.device = _device_of(found, leaves)
+        self.written = _written(found)  # inputs that end with another value
+        donated = {out: k for k, out in self.written.items()}
+        optimize(found.graph, self.device)
+        self.plan = Plan(found.graph, self.device, donated)
+        self.executable = self.device.backend.compile(self.plan) or Stepper(self.plan)
+        self.sigs = [p.sig for p in self.plan.inputs]
+        self.outs = [p.sig for k, p in enumerate(self.plan.outputs) if k not in donated]
+
+    def holds(self) -> bool:
+        """Whether what the trace depended on outside of the arguments is still so."""
+        return all(getattr(owner, name) == value for owner, name, value in self.guards) and all(
+            (leaf.grad is None) if sig is None else (leaf.grad is not None and leaf.grad.sig is sig)
+            for leaf, sig in self.grads
+        )
+
+    def run(self, leaves: list[Any]) -> Any:
+        """Run the executable on the arguments' leaves and put results and effects where they belong."""
+        tensors = [_fetch(kind, what, leaves) for kind, what in self.found.sources]
+        storages = [x.storage if x.sig is s else self._dense(x, s) for x, s in zip(tensors, self.sigs, strict=True)]
+        numbers = [v for n in self.found.graph.numbers if n.read is not None for v in n.read()]
+        for k in self.written:
+            tape.mark_stale(tensors[k].root.node)
+        made = map(Tensor, self.executable(storages, numbers), self.outs)
+        for k in self.written:
+            self._wrote(tensors[k], storages[k], self.sigs[k])
+        outputs: list[Any] = []
+        for kind, what, value in self.found.effects:
+            if kind == "grad":
+                what.grad = None if value is None else next(made)
+            elif kind == "output":
+                outputs.append(next(made))
+        return self.found.structure.build(iter([self._result(r, leaves, outputs) for r in self.found.results]))
+
+    def _dense(self, x: Tensor, sig: Any) -> Any:
+        """The elements of an input, row-major on the executable's device."""
+        if x.device is not self.device:
+            raise DeviceError(f"compile: a tensor on {x.device} meets a function compiled for {self.device}")
+        if x.dtype is not sig.dtype or x.shape != sig.shape:
+            raise TraceError(f"compile: a tensor that was {sig} when the function was traced is now {x.sig}")
+        dense = dispatch.allocate(self.device, sig.nbytes, "compiled function")
+        dispatch.copy_into(self.device, dense, sig, x.storage, x.sig)
+        return dense
+
+    def _wrote(self, x: Tensor, storage: Any, sig: Any) -> None:
+        """A tensor from outside has new content."""
+        if x.sig is not sig:
+            dispatch.copy_into(self.device, x.storage, x.sig, storage, sig)
+        x._version += 1
+
+    @staticmethod
+    def _result(result: Any, leaves: list[Any], outputs: list[Any]) -> Any:
+        kind, what = result
+        return outputs[what] if kind == "value" else leaves[what] if kind == "arg" else what
+
+
+def _written(found: Traced) -> dict[int, int]:
+    """Input index -> index of the output that replaces its content."""
+    where = {("arg", s.what) if s.kind == "arg" else (s.kind, id(s.what)): k for k, s in enumerate(found.sources)}
+    out, k = {}, 0
+    for kind, what, value in found.effects:
+        if kind in ("state", "arg"):
+            out[where[kind, what if kind == "arg" else id(what)]] = k
+        k += value is not None
+    return out
+
+
+def _fetch(kind: str, what: Any, leaves: list[Any]) -> Any:
+    if kind == "arg":
+        return leaves[what]
+    return what if kind == "state" else what.grad if kind == "grad" else what()
+
+
+def _device_of(found: Traced, leaves: list[Any]) -> Any:
+    devices = {_fetch(kind, what, leaves).device for kind, what in found.sources if kind != "live"}
+    if len(devices) > 1:
+        raise DeviceError(f"compile: one device per compiled function: {', '.join(sorted(map(str, devices)))}")
+    if not devices:
+        raise TraceError("compile: the function uses no tensor")
+    return devices.pop()
+
+
+def compile(f: Any = None) -> Any:
+    """Return f as a function that is traced once per signature and then runs as one Graph.
+
+    Shapes, dtypes and devices of tensors and the values of other arguments form the signature. Parameters, buffers,
+    optimizer state, learning rates and random states are read anew at every call and written back in place.
+
+    >>> import treadle as td
+    >>> @td.compile
+    ... def f(x):
+    ...     return (x * 2 + 1).sum()
+    >>> f(td.ones(3)).item(), f(td.zeros(3)).item(), f.traces
+    (9.0, 3.0, 1)
+    """
+    return Compiled(f) if f is not None else Compiled

@@ -1,0 +1,78 @@
+"""What a device has no kernel for becomes the ops of its decomposition, until all that is left is claimed.
+
+Ops without a decomposition stay: the executor runs their reference on the host, if the policy lets it.
+"""
+
+from typing import Any
+
+from treadle import tape
+from treadle._tensor import Tensor
+from treadle.compiler.device import TRACE, Cell, cell_of, read, traced
+from treadle.compiler.trace import Trace
+from treadle.eager.resolve import CAST, expanded
+from treadle.ir.graph import Graph, Node, Value
+from treadle.ir.rewrite import substitute
+from treadle.op import Interpreter
+from treadle.runtime.backend import Call
+from treadle.sig import dense_sig
+
+
+def legalise(graph: Graph, device: Any) -> Graph:
+    """Decompose nodes that the device's backend declines."""
+    instead: dict[Value, Value] = {}
+    todo, done = list(reversed(graph.nodes)), []
+    while todo:
+        n = todo.pop()
+        if n.op.decompose is None or n.op.category == "lists" or _claimed(n, device):
+            done.append(n)
+            continue
+        n.inputs = tuple(instead.get(x, x) if x.__class__ is Value else x for x in n.inputs)
+        inner = _decomposed(n, graph, device, instead)
+        todo += reversed(inner)
+    graph.nodes = done
+    return substitute(graph, instead)
+
+
+def _claimed(n: Node, device: Any) -> bool:
+    backend = device.backend
+    if not backend.candidates(n.op):
+        return False
+    ins = tuple(
+        dense_sig(x.dtype, tuple(x.shape), device) if x.__class__ is Value else None if x is None else x.__class__
+        for x in n.inputs
+    )
+    outs = n.outputs if any(v is not None for v in n.outputs[len(n.op.results) :]) else n.outputs[: len(n.op.results)]
+    want = tuple(v is not None for v in outs)
+    return backend.bind(Call(n.op, ins, n.specs[: len(outs)], n.attrs, want)) is not None
+
+
+def _decomposed(n: Node, graph: Graph, device: Any, instead: dict[Value, Value]) -> list[Node]:
+    """The nodes of a decomposition; what its results are called from now on goes to `instead`."""
+    t = Trace()
+    t.graph.numbers = graph.numbers
+    t.line = lambda: n.line  # type: ignore[method-assign]
+    home = traced(device)
+    token, grad = TRACE.set(t), tape.GRAD_MODE.set(False)
+    try:
+        args = [_tensor(t, x, home) for x in n.inputs]
+        with_aux = len(n.outputs) > len(n.op.results)
+        results = expanded(n.op, args, n.attrs, with_aux)
+        for mine, result, spec in zip(n.outputs, results, n.specs, strict=True):
+            if mine is None:
+                continue
+            if result.dtype is not spec.dtype:
+                result = CAST[0](result, spec.dtype)
+            cell, offset = cell_of(result.storage)
+            layout = (tuple(result.shape), tuple(result.sig.strides), offset // result.dtype.itemsize)
+            instead[mine] = read(cell, result.dtype, layout)
+    finally:
+        TRACE.reset(token)
+        tape.GRAD_MODE.reset(grad)
+    graph.constants.update(t.graph.constants)
+    return t.graph.nodes
+
+
+def _tensor(t: Interpreter, x: Any, home: Any) -> Any:
+    if x.__class__ is not Value:
+        return x
+    return Tensor(Cell(t, x.spec.nbytes, x), dense_sig(x.dtype, tuple(x.shape), home))

@@ -1,0 +1,242 @@
+"""A compiled function does what the function does: same values, same effects, one trace."""
+
+import copy
+
+import numpy as np
+import pytest
+
+import treadle as td
+import treadle.nn.functional as F
+from treadle import nn
+
+DEVICES = [pytest.param("cpu"), pytest.param("reference")]
+
+
+@pytest.fixture(autouse=True, params=DEVICES)
+def device(request):
+    with td.device(request.param):
+        td.manual_seed(0)
+        yield request.param
+
+
+def same(a, b):
+    np.testing.assert_array_equal(a.detach().numpy(), b.detach().numpy())
+
+
+def windows(x):
+    y = x * 2
+    y[:, 1] = 5.0
+    z = y.t()[1:]
+    z += x[0, 0]
+    y[0].neg_()
+    return y, z.reshape(-1), y.flip(0)[::2], y.max(1)
+
+
+def slices(x):
+    a, b = x.split(2, 0)[0], x[:, None, 1:]
+    return td.cat([a, a]), td.stack([a, a], 1), b.expand(4, 3, 3), F.pad(x, (1, 1)), x.sum(), x[x[:, 0].argmax()]
+
+
+def inner_gradient(x):
+    return td.grad(lambda v: (v.sin() * v).sum())(x), td.value_and_grad(lambda v: (v**3).sum())(x)
+
+
+def second_order(x):
+    return td.grad(lambda v: (td.grad(lambda u: (u**3).sum())(v) ** 2).sum())(x)
+
+
+def created(x):
+    return (
+        x + td.ones(4),
+        td.zeros_like(x) + td.arange(4),
+        td.tensor([1.0, 2.0, 3.0, 4.0]) * x,
+        td.full((2,), 3),
+        td.eye(4) @ x.t(),
+    )
+
+
+@pytest.mark.parametrize("f", [windows, slices, inner_gradient, second_order, created], ids=lambda f: f.__name__)
+def test_values(f):
+    compiled = td.compile(f)
+    for seed in range(3):
+        x = td.randn(4, 4, generator=td.Generator().manual_seed(seed))
+        want, got = td.tree.leaves(f(x.clone())), td.tree.leaves(compiled(x.clone()))
+        for a, b in zip(want, got, strict=True):
+            same(a, b)
+    assert compiled.traces == 1
+
+
+def test_arguments_are_written_in_place():
+    def f(x, y):
+        x.mul_(2)
+        y[0] += x.sum()
+        return x
+
+    x, y = td.ones(3), td.zeros(2)
+    result = td.compile(f)(x, y)
+    assert result is x and x.tolist() == [2, 2, 2] and y.tolist() == [6, 0]
+
+
+def test_what_the_function_closes_over_is_an_input():
+    w, count = td.ones(2), td.zeros((), dtype=td.int64)
+
+    @td.compile
+    def f(x):
+        count.add_(1)
+        w.mul_(0.5)
+        return x * w
+
+    assert f(td.ones(2)).tolist() == [0.5, 0.5]
+    w.fill_(4.0)
+    assert f(td.ones(2)).tolist() == [2, 2] and count.item() == 2 and f.traces == 1
+
+
+def build(seed=0):
+    td.manual_seed(seed)
+    return nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.GELU(), nn.Dropout(0.25), nn.Linear(16, 3))
+
+
+STEPPERS = {
+    "sgd": lambda p: td.optim.SGD(p, lr=0.1),
+    "momentum": lambda p: td.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=1e-3),
+    "adam": lambda p: td.optim.Adam(p, lr=1e-2),
+    "adamw": lambda p: td.optim.AdamW(p, lr=1e-2),
+}
+
+
+@pytest.mark.parametrize("name", STEPPERS)
+def test_a_training_step(name):
+    """Forward, backward, clipping, optimizer, schedule, batch statistics and dropout masks: as in eager, one trace."""
+    x, t = td.randn(20, 6), td.randint(0, 3, (20,))
+
+    def run(wrap):
+        model = build()
+        opt = STEPPERS[name](model.parameters())
+        schedule = td.optim.lr_scheduler.CosineAnnealingLR(opt, 20)
+
+        def step(x, t):
+            opt.zero_grad()
+            loss = F.cross_entropy(model(x), t, label_smoothing=0.1)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            opt.step()
+            return loss
+
+        step = wrap(step)
+        td.manual_seed(1)
+        losses = []
+        for _ in range(20):
+            losses.append(step(x, t).item())
+            schedule.step()
+        return losses, model.state_dict(), step
+
+    losses, state, _ = run(lambda f: f)
+    got, state_got, step = run(td.compile)
+    assert got == losses and losses[-1] < losses[0]
+    for k, v in state.items():
+        same(v, state_got[k])
+    assert step.traces == 1
+
+
+def test_training_and_evaluation_are_two_traces():
+    model = build()
+    f = td.compile(lambda x: model(x).detach())
+    x = td.randn(5, 6)
+    f(x)
+    model.eval()
+    same(f(x), model(x))
+    f(x)
+    model.train()
+    f(x)
+    assert f.traces == 2
+
+
+def test_gradients_are_left_where_eager_leaves_them():
+    w = td.ones(3, requires_grad=True)
+
+    @td.compile
+    def f(x):
+        (w * x).sum().backward()
+
+    f(td.ones(3))
+    assert w.grad.tolist() == [1, 1, 1]
+    f(td.ones(3))
+    assert w.grad.tolist() == [2, 2, 2]
+    w.grad = None
+    f(td.ones(3) * 5)
+    assert w.grad.tolist() == [5, 5, 5] and f.traces == 2
+
+
+def test_trees_of_arguments_and_results():
+    @td.compile
+    def f(batch, *, scale):
+        return {"sum": batch["a"] + batch["b"][0], "n": 3, "same": batch["a"]}
+
+    batch = {"a": td.ones(2), "b": [td.zeros(2)]}
+    out = f(batch, scale=2)
+    assert out["sum"].tolist() == [1, 1] and out["n"] == 3 and out["same"] is batch["a"]
+    f(batch, scale=3)
+    assert f.traces == 2
+
+
+def test_random_numbers_follow_the_generator():
+    f = td.compile(lambda x: x + td.rand(3) + td.randn(3))
+    td.manual_seed(5)
+    got = [f(td.zeros(3)), f(td.zeros(3))]
+    td.manual_seed(5)
+    want = [f.f(td.zeros(3)), f.f(td.zeros(3))]
+    for a, b in zip(got, want, strict=True):
+        same(a, b)
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x.sum().item(),
+        lambda x: float(x.sum()),
+        lambda x: bool(x.sum() > 0),
+        lambda x: x.numpy(),
+        lambda x: str(x),
+        lambda x: x.tolist(),
+        lambda x: x.nonzero(),
+    ],
+)
+def test_reading_a_value_names_the_line(read):
+    with pytest.raises(td.errors.TraceError, match=r"test_compile\.py:\d+"):
+        td.compile(lambda x: read(x))(td.ones(3))
+    assert td.ones(2).sum().item() == 2
+
+
+def test_a_tensor_that_escapes_is_caught_with_its_line():
+    kept = []
+
+    @td.compile
+    def f(x):
+        kept.append(x * 2)
+        return x + 1
+
+    f(td.ones(2))
+    with pytest.raises(td.errors.TraceError, match=r"test_compile\.py:\d+|after its function"):
+        kept[0] + 1
+    assert (td.ones(2) + 1).tolist() == [2, 2]
+
+
+def test_an_error_inside_leaves_everything_as_it_was():
+    w = td.ones(2, requires_grad=True)
+
+    @td.compile
+    def f(x):
+        (w * x).sum().backward()
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError):
+        f(td.ones(2))
+    assert w.grad is None and (w + 1).tolist() == [2, 2]
+
+
+def test_a_model_copied_after_tracing_is_a_model():
+    model = nn.Linear(2, 2)
+    f = td.compile(lambda x: model(x).detach())
+    f(td.ones(1, 2))
+    other = copy.deepcopy(model)
+    assert td.equal(other.weight, model.weight)
