@@ -119,7 +119,11 @@ class Tensor:
     def grad(self) -> "Tensor | None":
         """The gradient collected by backward, or None."""
         n = self.node
-        return n[2].grad if n is not None and is_leaf_node(n) else retained_grad(n)
+        if n is None or not is_leaf_node(n):
+            return retained_grad(n)
+        if STATE.special and (i := INTERPRETER.get()) is not None:
+            i.touch(n[2])
+        return n[2].grad  # type: ignore[no-any-return]
 
     @grad.setter
     def grad(self, value: "Tensor | None") -> None:

@@ -58,7 +58,7 @@ class Interpreter:
         return device
 
     def touch(self, leaf: Any) -> None:
-        """The `.grad` of a leaf is about to be replaced."""
+        """The `.grad` of a leaf is looked at or about to be replaced."""
 
     def guard(self, owner: Any, attribute: str) -> None:
         """What is being done depends on an attribute of an object from outside."""

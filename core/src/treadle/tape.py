@@ -99,7 +99,7 @@ class Stale:
 STALE = Stale()
 
 
-def _freed(node: list[Any], g: Any) -> Any:
+def freed_run(node: list[Any], g: Any) -> Any:
     raise AutogradError(
         "backward: the values this graph saved were freed by an earlier backward; "
         "pass retain_graph=True to the first one to go through it twice"
@@ -112,7 +112,7 @@ LEAF = Rule("leaf", 0, lambda node, g: (), False)
 def freed(rule: Rule) -> Rule:
     """The rule of a node whose saved values are gone; hooks and kept gradients stay."""
     if rule.gone is None:
-        empty = Rule(rule.name, rule.count, _freed, False, rule.several)
+        empty = Rule(rule.name, rule.count, freed_run, False, rule.several)
         rule.gone = HookedRule(empty, rule.hooks, rule.kept) if isinstance(rule, HookedRule) else empty
     return rule.gone
 

@@ -240,3 +240,61 @@ def test_a_model_copied_after_tracing_is_a_model():
     f(td.ones(1, 2))
     other = copy.deepcopy(model)
     assert td.equal(other.weight, model.weight)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+def test_a_compiled_model_is_trained_from_outside(dropout):
+    """Only the model is compiled: loss, backward and optimizer stay eager."""
+    x, t = td.randn(20, 6), td.randint(0, 3, (20,))
+
+    def run(wrap):
+        model = build()
+        model[3].p = dropout
+        opt = td.optim.AdamW(model.parameters(), lr=1e-2)
+        f = wrap(lambda x: model(x))
+        td.manual_seed(3)
+        losses = []
+        for _ in range(6):
+            loss = F.cross_entropy(f(x), t)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            losses.append(loss.item())
+        return losses, f
+
+    want, _ = run(lambda f: f)
+    got, f = run(td.compile)
+    assert got == want and f.traces == 1
+
+
+def test_gradients_reach_arguments_and_what_made_them():
+    w = td.randn(4, 4, requires_grad=True)
+    f = td.compile(lambda x, y: ((x @ w).tanh() * y, x.sum()))
+    results = []
+    for g in (f.f, f):
+        w.grad = None
+        a = td.ones(3, 4, requires_grad=True)
+        y = td.arange(4.0).requires_grad_()
+        u, v = g(a * 2, y)
+        (u.sum() * v).backward()
+        results.append((w.grad, a.grad, y.grad))
+    for p, q in zip(*results, strict=True):
+        same(p, q)
+
+
+def test_a_result_that_nobody_differentiates_costs_no_gradient():
+    f = td.compile(lambda x: (x * 2, x.detach() * 3))
+    x = td.ones(2, requires_grad=True)
+    a, b = f(x)
+    assert a.requires_grad and not b.requires_grad
+    with td.no_grad():
+        assert not f(x)[0].requires_grad
+
+
+def test_a_saved_argument_that_was_overwritten_is_noticed():
+    x = td.ones(2, requires_grad=True)
+    y = td.ones(2)
+    z = td.compile(lambda x, y: x * y)(x, y)
+    y.mul_(2)
+    with pytest.raises(td.errors.AutogradError, match="modified"):
+        z.sum().backward()

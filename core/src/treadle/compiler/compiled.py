@@ -10,10 +10,13 @@ from treadle._tensor import Tensor
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.compiler.device import TRACE
 from treadle.compiler.execute import Stepper
+from treadle.compiler.joint import Backward
 from treadle.compiler.lower import Plan
 from treadle.compiler.passes import optimize
 from treadle.compiler.trace import Traced, trace
-from treadle.errors import DeviceError, TraceError
+from treadle.creation import zeros
+from treadle.errors import AutogradError, DeviceError, TraceError
+from treadle.ir.graph import Graph
 from treadle.runtime import dispatch
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
@@ -60,6 +63,16 @@ def _key(x: Any) -> Any:
     return (x.sig, x.node is not None) if isinstance(x, Tensor) else (x.__class__, x)
 
 
+class Part:
+    """A graph made ready to run on a device. donated: output index -> index of the input that it replaces."""
+
+    def __init__(self, graph: Graph, device: Any, donated: dict[int, int] | None = None) -> None:
+        self.plan = Plan(optimize(graph, device), device, donated)
+        self.run = device.backend.compile(self.plan) or Stepper(self.plan)
+        self.sigs = [p.sig for p in self.plan.inputs]
+        self.outs = [p.sig for k, p in enumerate(self.plan.outputs) if k not in self.plan.donated]
+
+
 class Entry:
     """One traced signature, ready to run."""
 
@@ -69,12 +82,9 @@ class Entry:
         self.grads = [(leaf, None if g is None else g.sig) for leaf, g in found.leaves]
         self.device = _device_of(found, leaves)
         self.written = _written(found)  # inputs that end with another value
-        donated = {out: k for k, out in self.written.items()}
-        optimize(found.graph, self.device)
-        self.plan = Plan(found.graph, self.device, donated)
-        self.executable = self.device.backend.compile(self.plan) or Stepper(self.plan)
-        self.sigs = [p.sig for p in self.plan.inputs]
-        self.outs = [p.sig for k, p in enumerate(self.plan.outputs) if k not in donated]
+        self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()})
+        self.backward = None if found.backward is None else Part(found.backward.graph, self.device)
+        self.rule = None if found.backward is None else self._rule(found.backward)
 
     def holds(self) -> bool:
         """Whether what the trace depended on outside of the arguments is still so."""
@@ -85,21 +95,26 @@ class Entry:
 
     def run(self, leaves: list[Any]) -> Any:
         """Run the executable on the arguments' leaves and put results and effects where they belong."""
-        tensors = [_fetch(kind, what, leaves) for kind, what in self.found.sources]
-        storages = [x.storage if x.sig is s else self._dense(x, s) for x, s in zip(tensors, self.sigs, strict=True)]
-        numbers = [v for n in self.found.graph.numbers if n.read is not None for v in n.read()]
+        found, forward = self.found, self.forward
+        tensors = [_fetch(kind, what, leaves) for kind, what in found.sources]
+        storages = [x.storage if x.sig is s else self._dense(x, s) for x, s in zip(tensors, forward.sigs, strict=True)]
+        numbers = [v for n in found.graph.numbers if n.read is not None for v in n.read()]
         for k in self.written:
             tape.mark_stale(tensors[k].root.node)
-        made = map(Tensor, self.executable(storages, numbers), self.outs)
+        made = forward.run(storages, numbers)
         for k in self.written:
-            self._wrote(tensors[k], storages[k], self.sigs[k])
+            self._wrote(tensors[k], storages[k], forward.sigs[k])
+        results = list(map(Tensor, made, forward.outs))
+        rest = iter(results)
         outputs: list[Any] = []
-        for kind, what, value in self.found.effects:
+        for kind, what, value in found.effects:
             if kind == "grad":
-                what.grad = None if value is None else next(made)
+                what.grad = None if value is None else next(rest)
             elif kind == "output":
-                outputs.append(next(made))
-        return self.found.structure.build(iter([self._result(r, leaves, outputs) for r in self.found.results]))
+                outputs.append(next(rest))
+        if found.backward is not None:
+            self._record(outputs, tensors, storages, results)
+        return found.structure.build(iter([self._result(r, leaves, outputs) for r in found.results]))
 
     def _dense(self, x: Tensor, sig: Any) -> Any:
         """The elements of an input, row-major on the executable's device."""
@@ -117,10 +132,49 @@ class Entry:
             dispatch.copy_into(self.device, x.storage, x.sig, storage, sig)
         x._version += 1
 
+    # ---- differentiated from outside -------------------------------------------------------------------------------
+    def _record(self, outputs: list[Tensor], tensors: list[Any], storages: list[Any], results: list[Tensor]) -> None:
+        """Put the call on the tape: one node whose rule is the backward executable."""
+        back = self.found.backward
+        assert back is not None
+        edges = [tensors[k].node for k in back.wanted]
+        if not is_grad_enabled() or all(e is None for e in edges):
+            return
+        free = len(self.forward.plan.graph.outputs) - len(self.forward.outs)
+        kept, versions = [], []
+        for kind, k in back.residuals:
+            kept.append(storages[k] if kind == "input" else results[k - free].storage)
+            versions.append((tensors[k], tensors[k]._version) if kind == "input" else None)
+        node = [tape.next_id(), self.rule, *edges, kept, versions]
+        for position, k in enumerate(back.outputs):
+            outputs[k].node = (node, position)
+
+    def _rule(self, back: Backward) -> tape.Rule:
+        part, name = self.backward, "compiled function"
+        assert part is not None
+        seeds = part.sigs[len(back.residuals) :]
+
+        def run(node: list[Any], gs: list[Any]) -> list[Any]:
+            if is_grad_enabled():
+                raise AutogradError("compile: a compiled function can be differentiated once; compile the derivative")
+            kept, versions = node[-2:]
+            for seen in versions:
+                if seen is not None and seen[0]._version != seen[1]:
+                    raise tape.modified(name, "argument or parameter")
+            given = [_or_zeros(g, s) for g, s in zip(gs, seeds, strict=True)]
+            storages = [g.storage if g.sig is s else self._dense(g, s) for g, s in zip(given, seeds, strict=True)]
+            return list(map(Tensor, part.run([*kept, *storages], ()), part.outs))
+
+        return tape.Rule(name, len(back.wanted), run, True, len(back.outputs))
+
     @staticmethod
     def _result(result: Any, leaves: list[Any], outputs: list[Any]) -> Any:
         kind, what = result
         return outputs[what] if kind == "value" else leaves[what] if kind == "arg" else what
+
+
+def _or_zeros(g: Tensor | None, sig: Any) -> Tensor:
+    return zeros(sig.shape, dtype=sig.dtype, device=sig.device) if g is None else g
 
 
 def _written(found: Traced) -> dict[int, int]:

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from treadle import tree
+from treadle import tape, tree
 from treadle._tensor import Tensor, View, is_leaf_node
+from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.compiler.device import TRACE, Cell, TracedDevice, cell_of, read, traced
+from treadle.compiler.joint import Backward, differentiable, gradients, split
 from treadle.errors import TraceError
 from treadle.ir.graph import Graph, Node, Number, Value
 from treadle.op import CATALOGUE, Interpreter, Live, Op, interpreting, outside
@@ -48,6 +50,7 @@ class Trace(Interpreter):
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}  # id of a tensor from outside -> it, its traced twin
         self.leaves: dict[int, tuple[Any, Any]] = {}  # id of a Leaf -> it, its gradient before
         self.guards: dict[Any, tuple[Any, str, Any]] = {}
+        self.looked: set[int] = set()  # ids of leaves whose gradient the function looked at
         self.used_up: set[int] = set()  # ids of gradients that an optimizer has taken
 
     # ---- recording -------------------------------------------------------------------------------------------------
@@ -114,6 +117,10 @@ class Trace(Interpreter):
         self.guards.setdefault((id(owner), attribute), (owner, attribute, getattr(owner, attribute)))
 
     def touch(self, leaf: Any) -> None:
+        self.looked.add(id(leaf))
+        self._know(leaf)
+
+    def _know(self, leaf: Any) -> None:
         self.leaves.setdefault(id(leaf), (leaf, leaf.grad))
 
     # ---- tensors from outside --------------------------------------------------------------------------------------
@@ -147,9 +154,9 @@ class Trace(Interpreter):
         node = x.node
         if node is not None:
             if is_leaf_node(node):
-                self.touch(node[2])
-            else:
-                node = None
+                self._know(node[2])
+            else:  # it has a past outside: here it begins one of its own
+                node = tape.leaf_node()
         value = self.graph.input(Spec(tuple(x.shape), x.dtype))
         self.sources.append(source)
         return Tensor(Cell(self, value.spec.nbytes, value), dense_sig(x.dtype, x.shape, traced(x.device)), node)
@@ -165,6 +172,20 @@ class Trace(Interpreter):
         storage = sig.device.backend.view(cell, x.offset * x.dtype.itemsize) if x.offset else root.storage
         return View(storage, sig, root if x.base is not None else None, root, x.offset)
 
+    def twin_of(self, source: Source, given: list[Any]) -> Tensor:
+        """The traced tensor that stands for what an input comes from."""
+        return given[source.what] if source.kind == "arg" else self.twins[id(source.what)][1]  # type: ignore[no-any-return]
+
+    def cotangent(self, y: Tensor) -> Tensor:
+        """A new input that stands for the gradient of a result."""
+        return self.input(Tensor(None, y.sig), Source("cotangent", None))
+
+    @staticmethod
+    def value(x: Tensor) -> Value:
+        """The Value that a traced tensor shows now."""
+        cell, offset = cell_of(x.storage)
+        return read(cell, x.dtype, (tuple(x.shape), tuple(x.sig.strides), offset // x.dtype.itemsize))
+
     # ---- what is read anew at every run ----------------------------------------------------------------------------
     def random_state(self, generator: Any, device: Any) -> Any:
         real = device.real if isinstance(device, TracedDevice) else device
@@ -177,7 +198,7 @@ class Trace(Interpreter):
         starred = [i.name for i in op.inputs if i.many]
         results = [r.rstrip("*") for r in op.results if r != "norm"]
         targets = twins[:1] if op.results[-1] == "norm" else [twins[starred.index(r)] for r in results]
-        inputs = [tuple(_value(x) for x in xs) for xs in twins]
+        inputs = [tuple(self.value(x) for x in xs) for xs in twins]
         flat = [x for xs in targets for x in xs]
         specs = [Spec(tuple(x.shape), x.dtype) for x in flat]
         norm = op.results[-1] == "norm"
@@ -216,11 +237,6 @@ def _all() -> Any:
     return CATALOGUE["iota"].dtypes
 
 
-def _value(x: Tensor) -> Value:
-    cell, offset = cell_of(x.storage)
-    return read(cell, x.dtype, (tuple(x.shape), tuple(x.sig.strides), offset // x.dtype.itemsize))
-
-
 class Traced(NamedTuple):
     """What a trace found: the graph, where its inputs come from, where its outputs go, and the shape of the result."""
 
@@ -231,6 +247,7 @@ class Traced(NamedTuple):
     structure: Any
     leaves: list[Any]  # (leaf, gradient or None when it was traced)
     guards: list[Any]  # (object, attribute, value) that the trace depended on
+    backward: Backward | None = None  # for a function that can be differentiated from outside
 
 
 def trace(f: Any, args: list[Any], structure: Any) -> Traced:
@@ -267,11 +284,17 @@ def _finish(t: Trace, args: list[Any], given: list[Any], result: Any) -> Traced:
             results.append(("arg", own[id(x)]))
         else:
             results.append(("value", len(effects)))
-            effects.append(Effect("output", None, _value(x)))
-    for source, value in zip(t.sources, list(t.graph.inputs), strict=True):
+            effects.append(Effect("output", None, t.value(x)))
+    backward = None
+    made = [x for x, r in zip(found, results, strict=True) if r[0] == "value"]
+    which = differentiable(made) if is_grad_enabled() else []
+    inputs = list(zip(t.sources, t.graph.inputs, strict=True))
+    twins = [(k, t.twin_of(s, given)) for k, (s, _) in enumerate(inputs) if s.kind in ("state", "arg")]
+    seeds, grads = gradients(t, [made[k] for k in which], twins) if which else ([], [])
+    t.sources = [s for s in t.sources if s.kind != "cotangent"]
+    for source, value in inputs:
         if source.kind in ("state", "arg"):
-            twin = given[source.what] if source.kind == "arg" else t.twins[id(source.what)][1]
-            cell, _ = cell_of(twin.storage)
+            cell, _ = cell_of(t.twin_of(source, given).storage)
             if cell.value is not value:
                 effects.append(Effect(source.kind, source.what, cell.value))
     for leaf, before in t.leaves.values():
@@ -285,9 +308,14 @@ def _finish(t: Trace, args: list[Any], given: list[Any], result: Any) -> Traced:
         if g is None or id(g) in t.used_up:
             effects.append(Effect("grad", leaf, None))
         elif isinstance(g.device, TracedDevice):
-            effects.append(Effect("grad", leaf, _value(g)))
+            effects.append(Effect("grad", leaf, t.value(g)))
         else:
             raise TraceError("a gradient made outside was assigned to .grad while tracing; assign it outside")
     t.graph.outputs = [e.value for e in effects if e.value is not None]
-    grads = [(leaf, before) for leaf, before in t.leaves.values()]
-    return Traced(t.graph, t.sources, effects, results, structure, grads, list(t.guards.values()))
+    if grads:
+        written = {(e.kind, id(e.what)) for e in effects}
+        kept = {value for source, value in inputs if (source.kind, id(source.what)) not in written}
+        backward = split(t.graph, seeds, grads, kept)._replace(outputs=which)
+    t.graph.inputs = [v for v in t.graph.inputs if v not in seeds]
+    leaves = [(leaf, g) for key, (leaf, g) in t.leaves.items() if key in t.looked or leaf.grad is not g]
+    return Traced(t.graph, t.sources, effects, results, structure, leaves, list(t.guards.values()), backward)
