@@ -16,7 +16,13 @@ class Config:
     fallback: str = field(default_factory=lambda: os.environ.get("TREADLE_FALLBACK", "warn"))
     plugins: str = field(default_factory=lambda: os.environ.get("TREADLE_PLUGINS", ""))
     checks: bool = field(default_factory=lambda: _flag("TREADLE_CHECKS", "1"))
+    log: str = field(default_factory=lambda: os.environ.get("TREADLE_LOG", ""))
+    verify: bool = field(default_factory=lambda: _flag("TREADLE_VERIFY", "0"))
     contract_strict: bool = field(default_factory=lambda: _flag("TREADLE_CONTRACT_STRICT", "0"))
+
+    def logs(self, topic: str) -> bool:
+        """Whether messages about a topic are wanted: TREADLE_LOG is a list of topics, separated by commas."""
+        return topic in self.log.split(",")
 
 
 config = Config()

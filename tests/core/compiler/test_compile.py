@@ -298,3 +298,63 @@ def test_a_saved_argument_that_was_overwritten_is_noticed():
     y.mul_(2)
     with pytest.raises(td.errors.AutogradError, match="modified"):
         z.sum().backward()
+
+
+def test_a_compiled_module_is_used_like_the_module():
+    model = td.compile(build())
+    x = td.randn(5, 6)
+    assert len(list(model.parameters())) == 6 and model.training
+    model.eval()
+    same(model(x), model.f(x))
+    model(x).sum().backward()
+    assert model.f[0].weight.grad is not None
+
+
+def test_a_compiled_method():
+    class Scaler:
+        def __init__(self, k):
+            self.k = td.tensor(k)
+
+        @td.compile
+        def scale(self, x):
+            return x * self.k
+
+    assert Scaler(2.0).scale(td.ones(2)).tolist() == [2, 2] and Scaler(3.0).scale(td.ones(2)).tolist() == [3, 3]
+
+
+def test_why_it_is_traced_again(monkeypatch, capsys):
+    monkeypatch.setattr("treadle.config.config.log", "recompiles")
+    model = nn.Dropout(0.5)
+    f = td.compile(lambda x, k: model(x) * k)
+    f(td.ones(3), 1.0)
+    f(td.ones(4), 1.0)
+    f(td.ones(4), 2)
+    model.eval()
+    f(td.ones(4), 2)
+    text = capsys.readouterr().err
+    assert "float32[4]" in text and "float32[3]" in text and "2, before 1.0" in text.replace("'", "")
+    assert "training of Dropout is False, before True" in text and f.traces == 4
+
+
+def test_dynamic_false_refuses_other_shapes():
+    f = td.compile(dynamic=False)(lambda x: x + 1)
+    f(td.ones(3))
+    with pytest.raises(td.errors.ArgumentError, match=r"float32\[4\].*before.*float32\[3\]"):
+        f(td.ones(4))
+    assert f(td.ones(3)).tolist() == [2, 2, 2]
+
+
+def test_zero_and_minus_zero_are_two_signatures():
+    f = td.compile(lambda x, k: x * k)
+    assert np.signbit(f(td.ones(1), -0.0).numpy())[0] and not np.signbit(f(td.ones(1), 0.0).numpy())[0]
+
+
+def test_threads_may_call_at_once():
+    from concurrent.futures import ThreadPoolExecutor
+
+    f = td.compile(lambda x: (x @ x).tanh().sum(0) + 1)
+    xs = [td.full((16, 16), i / 100) for i in range(32)]
+    want = [f.f(x).tolist() for x in xs]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            assert [y.tolist() for y in pool.map(f, xs)] == want

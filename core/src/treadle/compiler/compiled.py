@@ -1,6 +1,7 @@
 """td.compile: a function that is traced at the first call of a signature and then runs as one Graph."""
 
 import functools
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -14,8 +15,9 @@ from treadle.compiler.joint import Backward
 from treadle.compiler.lower import Plan
 from treadle.compiler.passes import optimize
 from treadle.compiler.trace import Traced, trace
+from treadle.config import config
 from treadle.creation import zeros
-from treadle.errors import AutogradError, DeviceError, TraceError
+from treadle.errors import ArgumentError, AutogradError, DeviceError, TraceError
 from treadle.ir.graph import Graph
 from treadle.runtime import dispatch
 
@@ -25,11 +27,12 @@ _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that ot
 class Compiled:
     """A compiled function: one executable per signature of its arguments and state of what it closes over.
 
-    traces counts how often the Python function was run to find a Graph.
+    traces counts how often the Python function was run to find a Graph. Attributes are those of the function, so that
+    a compiled Module is used like the Module.
     """
 
-    def __init__(self, f: Callable[..., Any]) -> None:
-        self.f = f
+    def __init__(self, f: Callable[..., Any], dynamic: bool | None = None) -> None:
+        self.f, self.dynamic = f, dynamic
         self.entries: dict[Any, list[Entry]] = {}
         self.traces = 0
         functools.update_wrapper(self, f, updated=())
@@ -47,20 +50,62 @@ class Compiled:
         for entry in entries or ():
             if entry.holds():
                 return entry.run(leaves)
-        return self.trace(key, leaves, structure).run(leaves)
-
-    def trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
-        """Trace the function for one signature and remember what came out."""
         with _TRACING:
-            self.traces += 1
-            found = trace(self.f, leaves, structure)
-            entry = Entry(found, leaves)
+            fresh = next((e for e in self.entries.get(key, ()) if e.holds()), None)  # another thread was faster
+            entry = fresh or self._trace(key, leaves, structure)
+        return entry.run(leaves)
+
+    def _trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
+        """Trace the function for one signature and remember what came out."""
+        if self.entries:
+            reason = self._reason(key)
+            if self.dynamic is False and key not in self.entries:
+                raise ArgumentError(f"compile: {self._name()} was compiled with dynamic=False and {reason}")
+            if config.logs("recompiles"):
+                print(f"treadle: {self._name()} is traced again: {reason}", file=sys.stderr)
+        self.traces += 1
+        entry = Entry(trace(self.f, leaves, structure), leaves)
         self.entries.setdefault(key, []).insert(0, entry)
         return entry
 
+    def _name(self) -> str:
+        return getattr(self.f, "__qualname__", type(self.f).__name__)
+
+    def _reason(self, key: Any) -> str:
+        """Why no entry fits: the difference to the closest signature seen, or what changed outside."""
+        if key in self.entries:
+            return self.entries[key][0].change()
+        closest = min(self.entries, key=lambda k: sum(a != b for a, b in zip(k, key, strict=False)) + (k[0] != key[0]))
+        if closest[0] != key[0]:
+            return f"the arguments are put together differently: {key[0]!r}, before {closest[0]!r}"
+        if closest[1] != key[1]:
+            return f"gradients are {'on' if key[1] else 'off'}, before {'on' if closest[1] else 'off'}"
+        parts = [
+            f"argument leaf {n} is {_said(a)}, before {_said(b)}"
+            for n, (a, b) in enumerate(zip(key[2:], closest[2:], strict=True))
+            if a != b
+        ]
+        return "; ".join(parts)
+
+    def __get__(self, owner: Any, kind: Any = None) -> Any:
+        return self if owner is None else functools.partial(self, owner)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "f":
+            raise AttributeError(name)
+        return getattr(self.f, name)
+
 
 def _key(x: Any) -> Any:
-    return (x.sig, x.node is not None) if isinstance(x, Tensor) else (x.__class__, x)
+    if isinstance(x, Tensor):
+        return x.sig, x.node is not None
+    return x.__class__, repr(x) if x.__class__ is float else x  # 0.0 and -0.0 are equal, and NaN is not
+
+
+def _said(key: Any) -> str:
+    if isinstance(key[0], type):
+        return f"{key[1]!r}"
+    return f"{key[0]}{' that requires grad' if key[1] else ''}"
 
 
 class Part:
@@ -92,6 +137,13 @@ class Entry:
             (leaf.grad is None) if sig is None else (leaf.grad is not None and leaf.grad.sig is sig)
             for leaf, sig in self.grads
         )
+
+    def change(self) -> str:
+        """What no longer holds, in words."""
+        for owner, name, value in self.guards:
+            if getattr(owner, name) != value:
+                return f"{name} of {type(owner).__name__} is {getattr(owner, name)!r}, before {value!r}"
+        return "a parameter's .grad is there where it was not, or the other way round"
 
     def run(self, leaves: list[Any]) -> Any:
         """Run the executable on the arguments' leaves and put results and effects where they belong."""
@@ -203,11 +255,13 @@ def _device_of(found: Traced, leaves: list[Any]) -> Any:
     return devices.pop()
 
 
-def compile(f: Any = None) -> Any:
-    """Return f as a function that is traced once per signature and then runs as one Graph.
+def compile(f: Any = None, *, dynamic: bool | None = None) -> Any:
+    """Return f (a function or a Module) as one that is traced once per signature and then runs as one Graph.
 
-    Shapes, dtypes and devices of tensors and the values of other arguments form the signature. Parameters, buffers,
-    optimizer state, learning rates and random states are read anew at every call and written back in place.
+    Shapes, dtypes and devices of tensors and the values of other arguments form the signature; a new one is traced
+    anew, or with dynamic=False refused by an ArgumentError. Parameters, buffers, optimizer state, learning rates and
+    random states are read anew at every call and written back in place. TREADLE_LOG=recompiles says why something is
+    traced again. TraceError where the function needs the value of a tensor while it is traced.
 
     >>> import treadle as td
     >>> @td.compile
@@ -216,4 +270,4 @@ def compile(f: Any = None) -> Any:
     >>> f(td.ones(3)).item(), f(td.zeros(3)).item(), f.traces
     (9.0, 3.0, 1)
     """
-    return Compiled(f) if f is not None else Compiled
+    return Compiled(f, dynamic) if f is not None else functools.partial(compile, dynamic=dynamic)
