@@ -46,6 +46,7 @@ class Trace(Interpreter):
 
     def __init__(self) -> None:
         self.graph = Graph()
+        self.outer = True
         self.sources: list[Source] = []  # one per input of the graph
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}  # id of a tensor from outside -> it, its traced twin
         self.leaves: dict[int, tuple[Any, Any]] = {}  # id of a Leaf -> it, its gradient before
@@ -250,9 +251,13 @@ class Traced(NamedTuple):
     backward: Backward | None = None  # for a function that can be differentiated from outside
 
 
-def trace(f: Any, args: list[Any], structure: Any) -> Traced:
-    """Trace f called with a structure (args, kwargs) whose leaves are args."""
+def trace(f: Any, args: list[Any], structure: Any, outer: bool = True) -> Traced:
+    """Trace f called with a structure (args, kwargs) whose leaves are args.
+
+    outer: whether its results may be differentiated from outside, so that its backward is traced too.
+    """
     t = Trace()
+    t.outer = outer
     leaves: list[Any] = []
     for k, x in enumerate(args):
         if isinstance(x, Tensor) and id(x) not in t.twins:
@@ -287,7 +292,7 @@ def _finish(t: Trace, args: list[Any], given: list[Any], result: Any) -> Traced:
             effects.append(Effect("output", None, t.value(x)))
     backward = None
     made = [x for x, r in zip(found, results, strict=True) if r[0] == "value"]
-    which = differentiable(made) if is_grad_enabled() else []
+    which = differentiable(made) if t.outer and is_grad_enabled() else []
     inputs = list(zip(t.sources, t.graph.inputs, strict=True))
     twins = [(k, t.twin_of(s, given)) for k, (s, _) in enumerate(inputs) if s.kind in ("state", "arg")]
     seeds, grads = gradients(t, [made[k] for k in which], twins) if which else ([], [])

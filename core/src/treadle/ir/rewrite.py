@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from treadle.ir.graph import Graph, Value
+from treadle.ir.graph import Graph, Node, Value
 
 
 def substitute(graph: Graph, instead: dict[Value, Value]) -> Graph:
@@ -21,3 +21,23 @@ def substitute(graph: Graph, instead: dict[Value, Value]) -> Graph:
         n.inputs = tuple(now(x) for x in n.inputs)
     graph.outputs = [now(v) for v in graph.outputs]
     return graph
+
+
+def duplicate(graph: Graph, into: Graph | None = None) -> tuple[Graph, dict[Value, Value]]:
+    """A copy that shares no Node or Value, and what each Value became. Constants' data is shared."""
+    out = Graph(graph.name) if into is None else into
+    now: dict[Value, Value] = {v: out.input(v.spec) for v in graph.inputs}
+    for v, array in graph.constants.items():
+        now[v] = out.constant(array, v.spec)
+    out.numbers = list(graph.numbers)
+    for n in graph.nodes:
+        inputs = tuple(
+            tuple(now[v] for v in x) if x.__class__ is tuple else now[x] if x.__class__ is Value else x
+            for x in n.inputs
+        )
+        made = out.add(Node(n.op, inputs, n.attrs, n.specs, n.line, [v is not None for v in n.outputs]))
+        for old, new in zip(n.outputs, made.outputs, strict=True):
+            if old is not None and new is not None:
+                now[old] = new
+    out.outputs = [now[v] for v in graph.outputs]
+    return out, now
