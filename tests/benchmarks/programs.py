@@ -68,10 +68,11 @@ def arrays(workload):
 
 
 class Programs:
-    """All workloads over one package with PyTorch's names."""
+    """All workloads over one package with PyTorch's names. compiled: each operation is a compiled function."""
 
-    def __init__(self, package, fused=False):
+    def __init__(self, package, fused=False, compiled=False):
         self.t = importlib.import_module(package)
+        self.wrap = self.t.compile if compiled else lambda f: f
         self.nn, self.F, self.fused = self.t.nn, self.t.nn.functional, fused
         self.t.set_num_threads(THREADS)
         self.t.manual_seed(0)
@@ -82,6 +83,7 @@ class Programs:
     # ---- single ops ------------------------------------------------------------------------------------------------
     def op(self, workload, f, n=1):
         args, t = self.get(workload), self.t
+        f = self.wrap(f)
 
         def step():
             with t.inference_mode():
@@ -108,15 +110,21 @@ class Programs:
         a, b = self.get("chain10_bwd")
         x, ones = a.clone().requires_grad_(), self.t.ones(16)
 
+        def once():
+            x.grad = None
+            y = x
+            for _ in range(5):
+                y = y * a
+                y = y + b
+            y.backward(ones)
+            return x.grad
+
+        once = self.wrap(once)
+
         def step():
             for _ in range(50):
-                x.grad = None
-                y = x
-                for _ in range(5):
-                    y = y * a
-                    y = y + b
-                y.backward(ones)
-            return x.grad
+                out = once()
+            return out
 
         return step
 

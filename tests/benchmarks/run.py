@@ -3,6 +3,7 @@
 
     python tests/benchmarks/run.py                        # all workloads
     python tests/benchmarks/run.py -w mlp_b64,cnn_b64     # some
+    python tests/benchmarks/run.py -f treadle_compiled,treadle,torch
     python tests/benchmarks/run.py --start                # import, process start to first step, memory, installed size
 
 Each framework lives in a process of its own. The steady state is timed in chunks, framework by framework in turn, so
@@ -29,7 +30,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 import numpy as np
 import programs
 
-FRAMEWORKS = {"treadle": ("treadle", False), "torch": ("torch", False), "torch_fused": ("torch", True)}
+FRAMEWORKS = {  # package, fused optimizer, compiled
+    "treadle": ("treadle", False, False),
+    "treadle_compiled": ("treadle", False, True),
+    "torch": ("torch", False, False),
+    "torch_fused": ("torch", True, False),
+}
 
 
 # ---- the worker: builds a program, then times chunks on request ----------------------------------------------------
@@ -47,8 +53,8 @@ def problem(workload, first, last):
 def worker(name):
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    package, fused = FRAMEWORKS[name]
-    book = programs.Programs(package, fused)
+    package, fused, compiled = FRAMEWORKS[name]
+    book = programs.Programs(package, fused, compiled)
 
     def reply(**kw):
         replies.write(json.dumps(kw) + "\n")
@@ -60,6 +66,8 @@ def worker(name):
         if "build" in command:
             workload = command["build"]
             step = getattr(book, workload)()
+            if programs.WORKLOADS[workload].trains or "_fwd" in workload:
+                step = book.wrap(step)
             first = step().detach().numpy().copy()
             times = []
             while len(times) < 4 or (sum(times) < 0.4 and len(times) < 500):
@@ -116,10 +124,11 @@ def compare(workload, remotes, repeats, chunk):
     for _ in range(repeats):
         for r in remotes:
             chunks[r.name].append(r.ask(chunk=chunk)["t"])
-    ours = chunks["treadle"]
+    mine = remotes[0].name
+    ours = chunks[mine]
     row = [workload, human(statistics.median(ours))]
     for name, theirs in chunks.items():
-        if name != "treadle":
+        if name != mine:
             ratio = statistics.median(a / b for a, b in zip(ours, theirs))
             row += [human(statistics.median(theirs)), f"{ratio:.2f}"]
     wrong = [f"{n}: {p}" for n, p in problems.items() if p]
@@ -157,7 +166,7 @@ def start():
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-w", "--workloads", default=",".join(programs.WORKLOADS))
-    p.add_argument("-f", "--frameworks", default="treadle,torch")
+    p.add_argument("-f", "--frameworks", default="treadle,torch", help="the first is compared with the others")
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument("--chunk", type=float, default=0.15, help="seconds per chunk")
     p.add_argument("--start", action="store_true")
@@ -178,7 +187,7 @@ def main():
         return start()
     names = a.frameworks.split(",")
     remotes = [Remote(n) for n in names]
-    print("| workload | treadle | " + " | ".join(f"{n} | ratio" for n in names if n != "treadle") + " |")
+    print(f"| workload | {names[0]} | " + " | ".join(f"{n} | ratio" for n in names[1:]) + " |")
     print("|---" * (2 * len(names)) + "|")
     try:
         for workload in a.workloads.split(","):

@@ -9,6 +9,7 @@ from typing import Any
 from treadle import tape, tree
 from treadle._tensor import Tensor
 from treadle.autograd.grad_mode import is_grad_enabled
+from treadle.compiler.call import dense, make_holds, make_run
 from treadle.compiler.device import TRACE
 from treadle.compiler.execute import Stepper
 from treadle.compiler.joint import Backward
@@ -19,7 +20,7 @@ from treadle.config import config
 from treadle.creation import zeros
 from treadle.errors import ArgumentError, AutogradError, DeviceError, TraceError
 from treadle.ir.graph import Graph
-from treadle.runtime import dispatch
+from treadle.op import STATE
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
 
@@ -34,12 +35,21 @@ class Compiled:
     def __init__(self, f: Callable[..., Any], dynamic: bool | None = None) -> None:
         self.f, self.dynamic = f, dynamic
         self.entries: dict[Any, list[Entry]] = {}
+        self.flat: dict[Any, list[Entry]] = {}  # the same lists under keys that are cheap to make
         self.traces = 0
         functools.update_wrapper(self, f, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if TRACE.get() is not None:  # inside of another trace it is part of that
+        if STATE.special and TRACE.get() is not None:  # inside of another trace it is part of that
             return self.f(*args, **kwargs)
+        if not kwargs:
+            try:  # tensors only: the common case, without a tree
+                flat = (is_grad_enabled(), *[x.sig for x in args], *[x.node is None for x in args])
+            except AttributeError:
+                flat = ()
+            for entry in self.flat.get(flat, ()):
+                if entry.holds():
+                    return entry.run(args)
         leaves, structure = tree.flatten((args, kwargs))
         key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
         try:
@@ -53,6 +63,8 @@ class Compiled:
         with _TRACING:
             fresh = next((e for e in self.entries.get(key, ()) if e.holds()), None)  # another thread was faster
             entry = fresh or self._trace(key, leaves, structure)
+        if not kwargs and flat:
+            self.flat[flat] = self.entries[key]
         return entry.run(leaves)
 
     def _trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
@@ -130,13 +142,8 @@ class Entry:
         self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()})
         self.backward = None if found.backward is None else Part(found.backward.graph, self.device)
         self.rule = None if found.backward is None else self._rule(found.backward)
-
-    def holds(self) -> bool:
-        """Whether what the trace depended on outside of the arguments is still so."""
-        return all(getattr(owner, name) == value for owner, name, value in self.guards) and all(
-            (leaf.grad is None) if sig is None else (leaf.grad is not None and leaf.grad.sig is sig)
-            for leaf, sig in self.grads
-        )
+        self.holds = make_holds(self.guards, self.grads)
+        self.run = make_run(self, leaves)
 
     def change(self) -> str:
         """What no longer holds, in words."""
@@ -145,47 +152,8 @@ class Entry:
                 return f"{name} of {type(owner).__name__} is {getattr(owner, name)!r}, before {value!r}"
         return "a parameter's .grad is there where it was not, or the other way round"
 
-    def run(self, leaves: list[Any]) -> Any:
-        """Run the executable on the arguments' leaves and put results and effects where they belong."""
-        found, forward = self.found, self.forward
-        tensors = [_fetch(kind, what, leaves) for kind, what in found.sources]
-        storages = [x.storage if x.sig is s else self._dense(x, s) for x, s in zip(tensors, forward.sigs, strict=True)]
-        numbers = [v for n in found.graph.numbers if n.read is not None for v in n.read()]
-        for k in self.written:
-            tape.mark_stale(tensors[k].root.node)
-        made = forward.run(storages, numbers)
-        for k in self.written:
-            self._wrote(tensors[k], storages[k], forward.sigs[k])
-        results = list(map(Tensor, made, forward.outs))
-        rest = iter(results)
-        outputs: list[Any] = []
-        for kind, what, value in found.effects:
-            if kind == "grad":
-                what.grad = None if value is None else next(rest)
-            elif kind == "output":
-                outputs.append(next(rest))
-        if found.backward is not None:
-            self._record(outputs, tensors, storages, results)
-        return found.structure.build(iter([self._result(r, leaves, outputs) for r in found.results]))
-
-    def _dense(self, x: Tensor, sig: Any) -> Any:
-        """The elements of an input, row-major on the executable's device."""
-        if x.device is not self.device:
-            raise DeviceError(f"compile: a tensor on {x.device} meets a function compiled for {self.device}")
-        if x.dtype is not sig.dtype or x.shape != sig.shape:
-            raise TraceError(f"compile: a tensor that was {sig} when the function was traced is now {x.sig}")
-        dense = dispatch.allocate(self.device, sig.nbytes, "compiled function")
-        dispatch.copy_into(self.device, dense, sig, x.storage, x.sig)
-        return dense
-
-    def _wrote(self, x: Tensor, storage: Any, sig: Any) -> None:
-        """A tensor from outside has new content."""
-        if x.sig is not sig:
-            dispatch.copy_into(self.device, x.storage, x.sig, storage, sig)
-        x._version += 1
-
     # ---- differentiated from outside -------------------------------------------------------------------------------
-    def _record(self, outputs: list[Tensor], tensors: list[Any], storages: list[Any], results: list[Tensor]) -> None:
+    def record(self, outputs: list[Tensor], tensors: list[Any], storages: list[Any], made: Any) -> None:
         """Put the call on the tape: one node whose rule is the backward executable."""
         back = self.found.backward
         assert back is not None
@@ -193,10 +161,8 @@ class Entry:
         if not is_grad_enabled() or all(e is None for e in edges):
             return
         free = len(self.forward.plan.graph.outputs) - len(self.forward.outs)
-        kept, versions = [], []
-        for kind, k in back.residuals:
-            kept.append(storages[k] if kind == "input" else results[k - free].storage)
-            versions.append((tensors[k], tensors[k]._version) if kind == "input" else None)
+        kept = [storages[k] if kind == "input" else made[k - free] for kind, k in back.residuals]
+        versions = [(tensors[k], tensors[k]._version) for kind, k in back.residuals if kind == "input"]
         node = [tape.next_id(), self.rule, *edges, kept, versions]
         for position, k in enumerate(back.outputs):
             outputs[k].node = (node, position)
@@ -210,19 +176,13 @@ class Entry:
             if is_grad_enabled():
                 raise AutogradError("compile: a compiled function can be differentiated once; compile the derivative")
             kept, versions = node[-2:]
-            for seen in versions:
-                if seen is not None and seen[0]._version != seen[1]:
-                    raise tape.modified(name, "argument or parameter")
+            if any(x._version != version for x, version in versions):
+                raise tape.modified(name, "argument or parameter")
             given = [_or_zeros(g, s) for g, s in zip(gs, seeds, strict=True)]
-            storages = [g.storage if g.sig is s else self._dense(g, s) for g, s in zip(given, seeds, strict=True)]
-            return list(map(Tensor, part.run([*kept, *storages], ()), part.outs))
+            storages = [g.storage if g.sig is s else dense(g, s) for g, s in zip(given, seeds, strict=True)]
+            return list(map(Tensor, part.run(*kept, *storages), part.outs))
 
         return tape.Rule(name, len(back.wanted), run, True, len(back.outputs))
-
-    @staticmethod
-    def _result(result: Any, leaves: list[Any], outputs: list[Any]) -> Any:
-        kind, what = result
-        return outputs[what] if kind == "value" else leaves[what] if kind == "arg" else what
 
 
 def _or_zeros(g: Tensor | None, sig: Any) -> Tensor:

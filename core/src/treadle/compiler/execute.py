@@ -1,6 +1,5 @@
 """Run a lowered Graph step by step through dispatch: what every backend without a compiler of its own gets."""
 
-from collections.abc import Sequence
 from itertools import chain
 from typing import Any
 
@@ -14,7 +13,7 @@ from treadle.sig import Sig
 
 
 class Stepper:
-    """An executable that calls one kernel after the other: `run(storages, numbers) -> storages of the outputs`.
+    """An executable that calls one kernel after the other: `run(*storages, *numbers) -> storages of the outputs`.
 
     Outputs that are donated to an input lie in that input's storage and are not returned.
     """
@@ -25,8 +24,9 @@ class Stepper:
         self.calls = [_bind(s, plan.device) for s in plan.steps]
         self.last = _last_uses(plan)
 
-    def __call__(self, storages: Sequence[Any], numbers: Sequence[Any] = ()) -> list[Any]:
+    def __call__(self, *operands: Any) -> list[Any]:
         backend, plan = self.device.backend, self.plan
+        storages, numbers = operands[: len(plan.inputs)], operands[len(plan.inputs) :]
         held: list[Any] = [None] * len(plan.buffers)
         for k, buffer in enumerate(plan.buffers):
             if buffer.kind == "input":

@@ -120,6 +120,7 @@ class Backend:
     kernel_modules: Sequence[Any] = ()
     features: frozenset[str] = frozenset()  # e.g. "async"
     host = False  # its storages can be viewed by NumPy: host_view and wrap_host work
+    copies = False  # it binds copy ops as a whole; otherwise they are put together with copy_strided
     claims: dict[str, list[Claim]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -189,10 +190,14 @@ class Backend:
     def compile(self, plan: Any) -> Any:
         """Return an executable for a lowered Graph (treadle.compiler.lower.Plan), or None to have it run step by step.
 
-        It is called as `run(storages of the inputs, numbers)` and returns the storages of all outputs that are not
-        donated; it must be safe to call from several threads.
+        It is called as `run(*storages of the inputs, *numbers)` and returns the storages of all outputs that are not
+        donated, in order; it must be safe to call from several threads.
         """
         return None
+
+    def cut(self, storage: Any) -> Any:
+        """Return what a detached tensor over a storage reads: the same memory, off any tape that the backend knows."""
+        return storage
 
     def memory_stats(self) -> dict[str, int]:
         """Return what the allocator knows: at least `live` and `peak` bytes, if anything."""

@@ -1,7 +1,10 @@
 """A lowered Graph as one call into C: steps over a planned arena, with no Python in between."""
 
+import numpy as np
+
 from treadle.compiler.lower import Place
 from treadle.compiler.memory import arena, lives
+from treadle.dtypes import ALL
 from treadle.ir.graph import Number
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.copy import bound_copy
@@ -10,27 +13,27 @@ NATIVE = type(native.alloc)
 ARENA, ARGUMENT, CONSTANT, NUMBER, OUTPUT, UNWANTED = range(6)  # where an operand lies: see program.c
 
 
-class Program:
-    """An executable: `run(storages, numbers) -> storages of the outputs that are not donated`."""
+class Builder:
+    """Turns a plan into the arguments of native.program."""
 
     def __init__(self, plan):
         self.plan = plan
         self.offsets, self.arena_bytes = arena(lives(plan))
         self.numbers = {n: k for k, n in enumerate(plan.graph.numbers)}
-        self.immediates = []
         self.outputs = [k for k in range(len(plan.outputs)) if k not in plan.donated]
-        steps = tuple(self._step(s) for s in plan.steps)
-        self.run = native.program(
+        self.constants = [_storage(a.tobytes()) for a in plan.constants]
+        self.known = {}  # (dtype code, number) -> its constant
+
+    def build(self):
+        steps = tuple(self._step(s) for s in self.plan.steps)
+        return native.program(
             steps,
             self.arena_bytes,
-            tuple(p.sig.nbytes for p in plan.inputs),
-            tuple(plan.outputs[k].sig.nbytes for k in self.outputs),
-            tuple(_storage(a) for a in plan.constants),
-            len(self.numbers) + len(self.immediates),
+            tuple(p.sig.nbytes for p in self.plan.inputs),
+            tuple(self.plan.outputs[k].sig.nbytes for k in self.outputs),
+            tuple(self.constants),
+            len(self.numbers),
         )
-
-    def __call__(self, storages, numbers=()):
-        return self.run(*storages, *numbers, *self.immediates)
 
     def _step(self, step):
         if step.call is None:
@@ -39,13 +42,12 @@ class Program:
         else:
             run = kernel_of(step)
         operands = [x for x in step.ins if x is not None]
-        return run, tuple(n for p in (*operands, *step.outs) for n in self._slot(p))
+        codes = run.__self__.scalars
+        slots = [self._place(p) if p.__class__ is Place else self._number(p, codes[k]) for k, p in enumerate(operands)]
+        slots += [(UNWANTED, 0, 0) if p is None else self._place(p) for p in step.outs]
+        return run, tuple(n for slot in slots for n in slot)
 
-    def _slot(self, p):
-        if p is None:
-            return UNWANTED, 0, 0
-        if p.__class__ is not Place:
-            return NUMBER, self._number(p), 0
+    def _place(self, p):
         buffer = self.plan.buffers[p.buffer]
         if buffer.kind == "temp":
             return ARENA, 0, self.offsets[p.buffer] + p.offset
@@ -53,11 +55,16 @@ class Program:
             return OUTPUT, self.outputs.index(buffer.index), p.offset
         return ARGUMENT if buffer.kind == "input" else CONSTANT, buffer.index, p.offset
 
-    def _number(self, x):
+    def _number(self, x, code):
+        """A number that is read at every call, or one that is known now: an element of the kernel's type."""
         if x.__class__ is Number:
-            return self.numbers[x]
-        self.immediates.append(x)
-        return len(self.numbers) + len(self.immediates) - 1
+            return NUMBER, self.numbers[x], 0
+        key = code, x.__class__, repr(x)
+        if key not in self.known:
+            self.known[key] = len(self.constants)
+            element = next(d for d in ALL if d.code == code)
+            self.constants.append(_storage(np.asarray(x).astype(element.np).tobytes()))
+        return CONSTANT, self.known[key], 0
 
 
 def kernel_of(step):
@@ -67,14 +74,16 @@ def kernel_of(step):
 
 
 def compile_plan(plan):
-    """Return a Program, or None when a step is no kernel of ours."""
+    """Return `run(*storages, *numbers) -> storages of the outputs that are not donated`, one call into C.
+
+    None when a step is no kernel of ours.
+    """
     if any(s.call is not None and kernel_of(s) is None for s in plan.steps):
         return None
-    return Program(plan)
+    return Builder(plan).build()
 
 
-def _storage(array):
-    data = memoryview(array.tobytes())
+def _storage(data):
     storage = native.alloc(len(data))
     memoryview(storage)[: len(data)] = data
     return storage

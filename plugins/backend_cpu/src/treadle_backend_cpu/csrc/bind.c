@@ -366,10 +366,18 @@ static PyObject *get_work(PyObject *self, void *unused)
     return PyLong_FromLongLong(((Bound *)self)->work);
 }
 
+static PyObject *get_scalars(PyObject *self, void *unused)
+{
+    (void)unused;
+    const Bound *b = (const Bound *)self;
+    return PyBytes_FromStringAndSize((const char *)b->slots, b->plan.n_in);
+}
+
 static PyGetSetDef getters[] = {
     {"name", get_name, NULL, "Name of the kernel.", NULL},
     {"n_in", get_operands, NULL, "Number of inputs.", NULL},
     {"n_out", get_operands, NULL, "Number of results, wanted or not.", &bound_type},
+    {"scalars", get_scalars, NULL, "Per input 255 for a Storage, else the dtype code of a number.", NULL},
     {"work", get_work, NULL, "Estimated work in nanoseconds.", NULL},
     {0},
 };
