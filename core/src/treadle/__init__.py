@@ -57,6 +57,7 @@ from treadle.autograd.function import custom_vjp as custom_vjp
 from treadle.autograd.transforms import grad as grad, value_and_grad as value_and_grad, vjp as vjp
 from treadle.compiler.compiled import compile as compile
 from treadle.compiler.function import graph as graph
+from treadle.ir.dim import Dim as Dim
 from treadle.explain import explain as explain
 from treadle.threads import get_num_threads as get_num_threads, set_num_threads as set_num_threads
 

@@ -12,6 +12,8 @@
     ├─ OutOfMemoryError(MemoryError)    an allocation that cannot be had
     ├─ AutogradError                    misuse of the tape
     ├─ TraceError                       what a function being compiled cannot do
+    ├─ BatchError                       what a function under vmap cannot do
+    ├─ GraphError                       a graph in which something does not hold
     ├─ ContractError                    a plugin that breaks the backend contract
     └─ FormatError(ValueError)          a damaged or foreign file
 
@@ -66,6 +68,15 @@ class AutogradError(TreadleError):
 
 class TraceError(TreadleError):
     """Something a function that is being traced cannot do: read a value, branch on one, let a traced tensor escape."""
+
+
+class BatchError(TreadleError):
+    """Something a function under vmap cannot do: read one value of many, write a batch into a tensor without one, let a
+    batched tensor escape."""
+
+
+class GraphError(TreadleError):
+    """A graph in which something does not hold that must: an operand nobody made, a type that its op does not give."""
 
 
 class ContractError(TreadleError):

@@ -1,10 +1,14 @@
-"""Integer arithmetic on shapes, axes and strides: pure functions, no tensors. Strides count elements."""
+"""Integer arithmetic on shapes, axes and strides: pure functions, no tensors. Strides count elements.
+
+Sizes and strides may be symbolic (`treadle.ir.dim.Dim`, known here by its attribute `symbolic`). What is decided with
+== takes a symbolic size to be neither 0 nor 1; an order that its range leaves open raises DimError.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any, SupportsIndex
 
-from treadle.errors import ArgumentError, IndexRangeError, ShapeError
+from treadle.errors import ArgumentError, DimError, IndexRangeError, ShapeError
 
 Shape = tuple[int, ...]
 MAX_DIMS = 16
@@ -35,7 +39,9 @@ def dense_strides(shape: Sequence[int]) -> Shape:
     strides, step = [0] * len(shape), 1
     for i in range(len(shape) - 1, -1, -1):
         strides[i] = step
-        step *= max(shape[i], 1)
+        n = shape[i]
+        if n != 0:
+            step *= n
     return tuple(strides)
 
 
@@ -57,18 +63,29 @@ def extent(shape: Sequence[int], strides: Sequence[int]) -> tuple[int, int]:
     if 0 in shape:
         return 0, 0
     low = sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s < 0)
-    return low, 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s > 0)
+    return low, 1 + sum((n - 1) * s for n, s in zip(shape, strides, strict=True) if s >= 0)
 
 
 def overlaps(shape: Sequence[int], strides: Sequence[int]) -> bool:
     """Whether two indices may share memory: sorted strides must clear the extent below them (exact for every view we
     make)."""
     reach = 0
-    for s, n in sorted((abs(s), n) for n, s in zip(shape, strides, strict=True) if n != 1):
-        if s <= reach and n > 1:
+    steps = [(abs(s), n) for n, s in zip(shape, strides, strict=True) if n != 1]
+    try:
+        steps.sort()
+    except DimError:  # any order will do that shows them clear
+        steps.sort(key=_magnitude)
+    for s, n in steps:
+        if s <= reach:
             return 0 not in shape
         reach += s * (n - 1)
     return False
+
+
+def _magnitude(step: tuple[Any, Any]) -> tuple[int, int]:
+    """Sorts strides that are multiples of one another, symbolic ones too."""
+    s = step[0]
+    return (s, 0) if isinstance(s, int) else (s.low, s.degree)
 
 
 def broadcast(op: str, *shapes: Shape) -> Shape:
@@ -81,10 +98,8 @@ def broadcast(op: str, *shapes: Shape) -> Shape:
     for axis in range(rank):
         sizes = {s[axis - rank + len(s)] for s in shapes if axis - rank + len(s) >= 0} - {1}
         if len(sizes) > 1:
-            text = " and ".join(map(str, shapes))
-            raise ShapeError(
-                f"{op}: shapes {text} do not broadcast: sizes {sorted(sizes)} differ at axis {axis - rank}"
-            )
+            text, differ = " and ".join(map(str, shapes)), sorted(sizes, key=lambda n: (len(str(n)), str(n)))
+            raise ShapeError(f"{op}: shapes {text} do not broadcast: sizes {differ} differ at axis {axis - rank}")
         out.append(sizes.pop() if sizes else 1)
     return tuple(out)
 
@@ -136,28 +151,39 @@ def integers(op: str, given: tuple[Any, ...]) -> Shape:
         given[0] if len(given) == 1 and not hasattr(given[0], "__index__") and hasattr(given[0], "__iter__") else given
     )
     try:
-        return tuple(n.__index__() for n in items)
+        return tuple([n if n.__class__ is int else _whole(n) for n in items])
     except (TypeError, AttributeError):
         raise ArgumentError(f"{op}: a shape must be integers: {given[0] if len(given) == 1 else given!r}") from None
+
+
+def _whole(n: Any) -> Any:
+    """What stands for an integer, as one; a symbolic size as it is."""
+    return n if getattr(n, "symbolic", False) else n.__index__()
 
 
 def sizes(op: str, given: Any) -> Shape:
     """Return given as a tuple of non-negative sizes whose product is a possible tensor; ShapeError otherwise."""
     try:
-        out = tuple([n.__index__() for n in given])
+        out = tuple([n if n.__class__ is int else _whole(n) for n in given])
     except (TypeError, AttributeError):
         raise ArgumentError(f"{op}: a shape must be integers: {given!r}") from None
     if len(out) > MAX_DIMS:
         raise ShapeError(f"{op}: {len(out)} dimensions are more than the {MAX_DIMS} supported: {out}")
-    if out and min(out) < 0:
-        raise ShapeError(f"{op}: sizes must not be negative: {out}")
+    for n in out:
+        if n < 0:
+            raise ShapeError(f"{op}: sizes must not be negative: {out}")
     check_count(op, out)
     return out
 
 
 def check_count(op: str, shape: Sequence[int]) -> None:
-    """ShapeError for shapes whose elements (or strides, where a size is 0) could not be counted in 64 bits."""
-    count = math.prod(shape) or math.prod(max(n, 1) for n in shape)
+    """ShapeError for shapes whose elements (or strides, where a size is 0) could not be counted in 64 bits.
+
+    A symbolic size is taken at its lowest.
+    """
+    count = math.prod(shape)
+    if count.__class__ is not int or not count:
+        count = math.prod(getattr(n, "low", n) or 1 for n in shape)
     if count > MAX_ELEMENTS:
         raise ShapeError(f"{op}: shape {tuple(shape)} has {count} elements, more than any memory")
 
@@ -175,8 +201,10 @@ def infer_size(op: str, shape: Shape, count: int) -> Shape:
     if len(unknown) > 1 or any(n < -1 for n in shape):
         raise ShapeError(f"{op}: at most one size may be -1 and none below it: {shape}")
     if unknown:
-        if known == 0 or count % known:
-            raise ShapeError(f"{op}: {count} elements do not fit shape {shape}")
+        if known == 0 or count % known != 0:
+            symbolic = getattr(count, "symbolic", False)
+            hint = '; declare a size that is a multiple as one: 4 * td.Dim("N")' if symbolic else ""
+            raise ShapeError(f"{op}: {count} elements do not fit shape {shape}{hint}")
         i = unknown[0]
         shape = (*shape[:i], count // known, *shape[i + 1 :])
     elif known != count:
@@ -199,10 +227,13 @@ def reshape_strides(shape: Shape, strides: Shape, target: Shape) -> Shape | None
         while i >= 0 and old[i][1] == size * step:  # axis i continues the run
             size *= old[i][0]
             i -= 1
-        while j >= 0 and size % target[j] == 0 and (size > 1 or target[j] == 1):
+        while j >= 0:
+            n = target[j]
+            if n < 0 or (size == 1 and n != 1) or size % n != 0:
+                break
             out[j] = step
-            step *= target[j]
-            size //= target[j]
+            step *= n
+            size //= n
             j -= 1
         if size != 1:
             return None

@@ -8,6 +8,7 @@ on two equal sigs being one object; the table is emptied when it grows too large
 from typing import Any
 
 from treadle.dtypes import DEFAULT_CHANGED, DType
+from treadle.errors import DimError
 from treadle.shapes import Shape, Size, dense_strides, is_dense, numel
 
 MAX_SIGS = 1 << 16
@@ -36,16 +37,19 @@ def layout_class(shape: Shape, strides: Shape) -> str:
     """One of dense, broadcast0, dense_inner, matrix_t, strided (CONTRACT: Views, strides, in-place)."""
     if is_dense(shape, strides):
         return "dense"
-    if any(s == 0 and n > 1 for n, s in zip(shape, strides, strict=True)):
+    if any(s == 0 and n != 1 for n, s in zip(shape, strides, strict=True)):
         return "broadcast0"
     if any(s < 0 for s in strides):
         return "strided"
     if len(shape) >= 2:
         (m, n), (row, column) = shape[-2:], strides[-2:]
-        if (column == 1 or n == 1) and (row >= n or m == 1):
-            return "dense_inner"
-        if (row == 1 or m == 1) and (column >= m or n == 1):
-            return "matrix_t"
+        try:
+            if (column == 1 or n == 1) and (row >= n or m == 1):
+                return "dense_inner"
+            if (row == 1 or m == 1) and (column >= m or n == 1):
+                return "matrix_t"
+        except DimError:  # symbolic sizes that may be either way
+            return "strided"
     return "dense_inner" if shape and (strides[-1] == 1 or shape[-1] == 1) else "strided"
 
 

@@ -12,6 +12,7 @@ from treadle._tensor import Tensor, make_view
 from treadle.api.remember import remember
 from treadle.eager.inplace import copy_
 from treadle.errors import ArgumentError, IndexRangeError, ShapeError
+from treadle.ir.dim import Dim, dim_max, dim_min
 from treadle.op import FN, STATE, tracing
 from treadle.shapes import broadcast
 from treadle.sig import Sig, sig_of
@@ -211,7 +212,22 @@ def _split(x: Tensor, items: list[Any]) -> tuple[Any, list[tuple[int, Tensor]]]:
     return (None if whole and advanced else basic), advanced
 
 
+def _symbolic_range(item: slice, n: Any) -> tuple[Any, Any, int]:
+    """(start, count, step) of a slice of an axis whose size is symbolic."""
+    step = 1 if item.step is None else item.step
+    if step.__class__ is not int or step < 1:
+        raise ArgumentError(f"index: a slice of an axis of symbolic size {n} needs a positive step: {item}")
+
+    def inside(k: Any, default: Any) -> Any:
+        return default if k is None else dim_min(k, n) if k >= 0 else dim_max(n + k, 0)
+
+    start = inside(item.start, 0)
+    return start, dim_max((inside(item.stop, n) - start + step - 1) // step, 0), step
+
+
 def _range(item: slice, n: int) -> tuple[int, int, int]:
+    if isinstance(n, Dim):
+        return _symbolic_range(item, n)
     try:
         start, stop, step = item.indices(n)
     except (TypeError, ValueError) as e:

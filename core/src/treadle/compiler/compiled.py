@@ -11,6 +11,7 @@ from treadle._tensor import Tensor
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.compiler.call import dense, make_holds, make_run
 from treadle.compiler.device import TRACE
+from treadle.compiler.dynamic import signed, sized, symbolic
 from treadle.compiler.execute import Stepper
 from treadle.compiler.joint import Backward
 from treadle.compiler.lower import Plan
@@ -35,6 +36,7 @@ class Compiled:
     def __init__(self, f: Callable[..., Any], dynamic: bool | None = None) -> None:
         self.f, self.dynamic = f, dynamic
         self.entries: dict[Any, list[Entry]] = {}
+        self.general: dict[Any, list[Traced]] = {}  # traces with symbolic sizes
         self.flat: dict[Any, list[Entry]] = {}  # the same lists under keys that are cheap to make
         self.traces = 0
         functools.update_wrapper(self, f, updated=())
@@ -69,16 +71,31 @@ class Compiled:
 
     def _trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
         """Trace the function for one signature and remember what came out."""
-        if self.entries:
+        if self.entries and not self.dynamic:
             reason = self._reason(key)
             if self.dynamic is False and key not in self.entries:
                 raise ArgumentError(f"compile: {self._name()} was compiled with dynamic=False and {reason}")
             if config.logs("recompiles"):
                 print(f"treadle: {self._name()} is traced again: {reason}", file=sys.stderr)
-        self.traces += 1
-        entry = Entry(trace(self.f, leaves, structure), leaves)
+        entry = self._sized(key, leaves, structure) if self.dynamic else None
+        if entry is None:
+            self.traces += 1
+            entry = Entry(trace(self.f, leaves, structure), leaves)
         self.entries.setdefault(key, []).insert(0, entry)
         return entry
+
+    def _sized(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
+        """The executable for these sizes of a graph whose batch sizes are symbolic, traced if there is none yet."""
+        shapes, env = symbolic(leaves)
+        kinds = (k if s is None else (s, x.dtype, x.device) for k, s, x in zip(key[2:], shapes, leaves, strict=True))
+        general = (*key[:2], *kinds)
+        for found in self.general.get(general, ()):
+            if make_holds(found.guards, signed(found.leaves))():
+                return Entry(sized(found, env), leaves)
+        self.traces += 1
+        found = trace(self.f, leaves, structure, shapes=shapes)
+        self.general.setdefault(general, []).append(found)
+        return Entry(sized(found, env), leaves)
 
     def _name(self) -> str:
         return getattr(self.f, "__qualname__", type(self.f).__name__)
@@ -136,7 +153,7 @@ class Entry:
     def __init__(self, found: Traced, leaves: list[Any]) -> None:
         self.found = found
         self.guards = found.guards
-        self.grads = [(leaf, None if g is None else g.sig) for leaf, g in found.leaves]
+        self.grads = signed(found.leaves)
         self.device = _device_of(found, leaves)
         self.written = _written(found)  # inputs that end with another value
         self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()})
@@ -219,9 +236,11 @@ def compile(f: Any = None, *, dynamic: bool | None = None) -> Any:
     """Return f (a function or a Module) as one that is traced once per signature and then runs as one Graph.
 
     Shapes, dtypes and devices of tensors and the values of other arguments form the signature; a new one is traced
-    anew, or with dynamic=False refused by an ArgumentError. Parameters, buffers, optimizer state, learning rates and
-    random states are read anew at every call and written back in place. TREADLE_LOG=recompiles says why something is
-    traced again. TraceError where the function needs the value of a tensor while it is traced.
+    anew, or with dynamic=False refused by an ArgumentError. With dynamic=True the first axis of every tensor argument
+    has a symbolic size: equal sizes are one symbol, and other sizes from 2 on are planned without tracing again.
+    Parameters, buffers, optimizer state, learning rates and random states are read anew at every call and written
+    back in place. TREADLE_LOG=recompiles says why something is traced again. TraceError where the function needs the
+    value of a tensor while it is traced.
 
     >>> import treadle as td
     >>> @td.compile

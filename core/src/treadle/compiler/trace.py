@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from treadle import tape, tree
+from treadle import dtypes, tape, tree
 from treadle._tensor import Tensor, View, is_leaf_node
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.compiler.device import TRACE, Cell, TracedDevice, cell_of, read, traced
 from treadle.compiler.joint import Backward, differentiable, gradients, split
 from treadle.errors import TraceError
+from treadle.ir.dim import Dim, Ratio
 from treadle.ir.graph import Graph, Node, Number, Value
 from treadle.op import CATALOGUE, Interpreter, Live, Op, interpreting, outside
 from treadle.sig import dense_sig, sig_of
@@ -47,6 +48,7 @@ class Trace(Interpreter):
     def __init__(self) -> None:
         self.graph = Graph()
         self.outer = True
+        self.home: Any = None  # the device of the call that is being made
         self.sources: list[Source] = []  # one per input of the graph
         self.twins: dict[int, tuple[Tensor, Tensor]] = {}  # id of a tensor from outside -> it, its traced twin
         self.leaves: dict[int, tuple[Any, Any]] = {}  # id of a Leaf -> it, its gradient before
@@ -86,6 +88,7 @@ class Trace(Interpreter):
 
     # ---- as an interpreter -----------------------------------------------------------------------------------------
     def __call__(self, op: Op, args: tuple[Any, ...], attrs: tuple[Any, ...]) -> Any:
+        self.home = next((a.device for a in args if isinstance(a, Tensor) and isinstance(a.device, TracedDevice)), None)
         args = tuple(self.lift_all(a) for a in args)
         out = self.plainly(op, args, attrs)
         if op.tier == "view":
@@ -130,7 +133,13 @@ class Trace(Interpreter):
             return self.lift(x)
         if x.__class__ is list or x.__class__ is tuple:
             return x.__class__(self.lift_all(y) for y in x)
-        return x
+        return self.size(x) if isinstance(x, (Dim, Ratio)) else x
+
+    def size(self, number: Any) -> Any:
+        """A number that depends on symbolic sizes, as a 0-d tensor: its value is known when the sizes are."""
+        kind = dtypes.float64 if isinstance(number, Ratio) else dtypes.int64
+        value = self.graph.constant(number, Spec((), kind))
+        return Tensor(Cell(self, kind.itemsize, value), dense_sig(kind, (), self.home))
 
     def lift(self, x: Tensor) -> Tensor:
         """The traced twin of a tensor; a traced tensor is its own."""
@@ -150,17 +159,18 @@ class Trace(Interpreter):
                 source = Source("grad", leaf)
         return self.input(x, source)
 
-    def input(self, x: Tensor, source: Source) -> Tensor:
-        """A new input of the graph that stands for x."""
+    def input(self, x: Tensor, source: Source, shape: Any = None) -> Tensor:
+        """A new input of the graph that stands for x, seen with another (symbolic) shape if one is given."""
+        shape = tuple(x.shape) if shape is None else shape
         node = x.node
         if node is not None:
             if is_leaf_node(node):
                 self._know(node[2])
             else:  # it has a past outside: here it begins one of its own
                 node = tape.leaf_node()
-        value = self.graph.input(Spec(tuple(x.shape), x.dtype))
+        value = self.graph.input(Spec(shape, x.dtype))
         self.sources.append(source)
-        return Tensor(Cell(self, value.spec.nbytes, value), dense_sig(x.dtype, x.shape, traced(x.device)), node)
+        return Tensor(Cell(self, value.spec.nbytes, value), dense_sig(x.dtype, shape, traced(x.device)), node)
 
     def _twin_of_view(self, x: View) -> Tensor | None:
         """A view of the twin of x's base; None where x is not a plain view of a row-major tensor."""
@@ -251,17 +261,18 @@ class Traced(NamedTuple):
     backward: Backward | None = None  # for a function that can be differentiated from outside
 
 
-def trace(f: Any, args: list[Any], structure: Any, outer: bool = True) -> Traced:
+def trace(f: Any, args: list[Any], structure: Any, outer: bool = True, shapes: Any = None) -> Traced:
     """Trace f called with a structure (args, kwargs) whose leaves are args.
 
-    outer: whether its results may be differentiated from outside, so that its backward is traced too.
+    outer: whether its results may be differentiated from outside, so that its backward is traced too. shapes: per leaf
+    a shape with symbolic sizes to trace it with, or None for its own.
     """
     t = Trace()
     t.outer = outer
     leaves: list[Any] = []
     for k, x in enumerate(args):
         if isinstance(x, Tensor) and id(x) not in t.twins:
-            t.twins[id(x)] = (x, t.input(x, Source("arg", k)))
+            t.twins[id(x)] = (x, t.input(x, Source("arg", k), shapes[k] if shapes else None))
         leaves.append(t.twins[id(x)][1] if isinstance(x, Tensor) else x)
     token = TRACE.set(t)
     try:

@@ -4,7 +4,7 @@ Ops, attributes and shape rules are those of eager execution. Every Value is a r
 memory: views are ops here, and what becomes of them is decided when the Graph is lowered.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from treadle.op import Op
@@ -123,5 +123,11 @@ class Graph:
                 out.setdefault(v, []).append(n)
         return out
 
+    def __str__(self) -> str:
+        return TEXT[0](self)
+
     def __repr__(self) -> str:
         return f"<graph {self.name}: {len(self.inputs)} inputs, {len(self.nodes)} nodes, {len(self.outputs)} outputs>"
+
+
+TEXT: list[Callable[[Graph], str]] = []  # how a Graph is printed: treadle.ir.text puts it here

@@ -1,8 +1,14 @@
 """Replacing Values in a Graph."""
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from treadle.ir.dim import Dim, Ratio
+from treadle.ir.dim import substitute as substitute_sizes
 from treadle.ir.graph import Graph, Node, Value
+from treadle.spec import Spec
 
 
 def substitute(graph: Graph, instead: dict[Value, Value]) -> Graph:
@@ -41,3 +47,30 @@ def duplicate(graph: Graph, into: Graph | None = None) -> tuple[Graph, dict[Valu
                 now[old] = new
     out.outputs = [now[v] for v in graph.outputs]
     return out, now
+
+
+def specialise(graph: Graph, env: Mapping[str, int]) -> tuple[Graph, dict[Value, Value]]:
+    """A copy with all symbolic sizes replaced by numbers, and what each Value became; DimError for a missing one."""
+    out, now = Graph(graph.name), {}
+    for v in graph.inputs:
+        now[v] = out.input(_sized(v.spec, env))
+    for v, data in graph.constants.items():
+        if isinstance(data, (Dim, Ratio)):
+            data = np.asarray(data.at(env), v.dtype.np)
+        now[v] = out.constant(data, _sized(v.spec, env))
+    out.numbers = list(graph.numbers)
+    for n in graph.nodes:
+        inputs = tuple(
+            tuple(now[v] for v in x) if x.__class__ is tuple else now[x] if x.__class__ is Value else x
+            for x in n.inputs
+        )
+        specs = [_sized(s, env) for s in n.specs]
+        want = [v is not None for v in n.outputs]
+        made = out.add(Node(n.op, inputs, substitute_sizes(n.attrs, env), specs, n.line, want))
+        now |= {a: b for a, b in zip(n.outputs, made.outputs, strict=True) if a is not None and b is not None}
+    out.outputs = [now[v] for v in graph.outputs]
+    return out, now
+
+
+def _sized(spec: Spec, env: Mapping[str, int]) -> Spec:
+    return Spec(substitute_sizes(spec.shape, env), spec.dtype)
