@@ -14,6 +14,7 @@
     ├─ TraceError                       what a function being compiled cannot do
     ├─ BatchError                       what a function under vmap cannot do
     ├─ GraphError                       a graph in which something does not hold
+    │  └─ VerifyError                   a compiled function that differs from eager
     ├─ ContractError                    a plugin that breaks the backend contract
     └─ FormatError(ValueError)          a damaged or foreign file
 
@@ -77,6 +78,10 @@ class BatchError(TreadleError):
 
 class GraphError(TreadleError):
     """A graph in which something does not hold that must: an operand nobody made, a type that its op does not give."""
+
+
+class VerifyError(TraceError):
+    """A compiled function that gives something else than eager does (found with TREADLE_VERIFY=1)."""
 
 
 class ContractError(TreadleError):

@@ -358,3 +358,31 @@ def test_threads_may_call_at_once():
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):
             assert [y.tolist() for y in pool.map(f, xs)] == want
+
+
+def test_verify_agrees_with_what_is_right(monkeypatch):
+    monkeypatch.setattr("treadle.config.config.verify", True)
+    model = build()
+    f = td.compile(lambda x: model(x).sum())
+    for _ in range(2):
+        f(td.randn(8, 6)).backward()
+
+
+def test_verify_names_the_first_node_that_differs(monkeypatch, device):
+    if device == "reference":
+        return  # it has no compiler that could be wrong
+    monkeypatch.setattr("treadle.config.config.verify", True)
+    backend = td.device(device).backend
+    right = backend.compile
+
+    def wrong(plan):
+        """A compiler that takes tanh for sin."""
+        for step in plan.steps:
+            if step.call is not None and step.call.op.name == "tanh":
+                step.bound = backend.bind(step.call._replace(op=td.ops.sin))
+        return right(plan)
+
+    monkeypatch.setattr(backend, "compile", wrong)
+    f = td.compile(lambda x: (x @ x).tanh() @ x)
+    with pytest.raises(td.errors.VerifyError, match=r"output 0 .*first node.*tanh.*test_compile\.py:\d+"):
+        f(td.randn(4, 4))

@@ -17,10 +17,12 @@ from treadle.compiler.joint import Backward
 from treadle.compiler.lower import Plan
 from treadle.compiler.passes import optimize
 from treadle.compiler.trace import Traced, trace
+from treadle.compiler.verify import Checked
 from treadle.config import config
 from treadle.creation import zeros
 from treadle.errors import ArgumentError, AutogradError, DeviceError, TraceError
 from treadle.ir.graph import Graph
+from treadle.ir.rewrite import duplicate
 from treadle.op import STATE
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
@@ -141,8 +143,11 @@ class Part:
     """A graph made ready to run on a device. donated: output index -> index of the input that it replaces."""
 
     def __init__(self, graph: Graph, device: Any, donated: dict[int, int] | None = None) -> None:
+        before = duplicate(graph)[0] if config.verify else None
         self.plan = Plan(optimize(graph, device), device, donated)
         self.run = device.backend.compile(self.plan) or Stepper(self.plan)
+        if before is not None:
+            self.run = Checked(self.run, self.plan, before)
         self.sigs = [p.sig for p in self.plan.inputs]
         self.outs = [p.sig for k, p in enumerate(self.plan.outputs) if k not in self.plan.donated]
 
