@@ -7,7 +7,7 @@ and Lee 2020, "Efficient memory management for deep neural net inference": greed
 from itertools import chain
 from typing import NamedTuple
 
-from treadle.compiler.lower import Plan
+from treadle.compiler.lower import Place, Plan, Step
 
 ALIGN = 64
 
@@ -20,8 +20,11 @@ class Life(NamedTuple):
     nbytes: int
 
 
-def lives(plan: Plan) -> dict[int, Life]:
-    """When each temporary buffer is in use."""
+def lives(plan: Plan) -> tuple[dict[int, Life], dict[int, int]]:
+    """(when each temporary buffer is in use, which buffer's memory each temporary takes: mostly its own).
+
+    A result whose kernel may write over an operand takes the memory of one that is exactly as large and dies there.
+    """
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for k, s in enumerate(plan.steps):
@@ -29,7 +32,33 @@ def lives(plan: Plan) -> dict[int, Life]:
             if plan.buffers[b].kind == "temp":
                 first.setdefault(b, k)
                 last[b] = k
-    return {b: Life(first[b], last[b], plan.buffers[b].nbytes) for b in first}
+    owner = {b: b for b in first}
+    for k, s in enumerate(plan.steps):
+        if s.inplace:
+            for y in s.outs:
+                if y is not None and y.buffer in owner and first[y.buffer] == k:
+                    _take(s, k, y, owner, last)
+    alive: dict[int, Life] = {}
+    for b, o in owner.items():
+        life = Life(first[b], last[b], plan.buffers[b].nbytes)
+        alive[o] = (
+            Life(min(alive[o].first, life.first), max(alive[o].last, life.last), life.nbytes) if o in alive else life
+        )
+    return alive, owner
+
+
+def _take(s: Step, k: int, y: Place, owner: dict[int, int], last: dict[int, int]) -> None:
+    """Let y lie where a dying operand of step k lies, if there is one."""
+    taken = {owner.get(p.buffer) for p in s.outs if p is not None and p is not y}
+    for p in s.ins:
+        if p.__class__ is not Place or p.buffer not in owner or p.offset or p.sig is not y.sig:
+            continue
+        o = owner[p.buffer]
+        dies = all(last[b] <= k for b, other in owner.items() if other == o and b != y.buffer)
+        exact = all(q == p for q in s.ins if q.__class__ is Place and owner.get(q.buffer) == o)
+        if dies and exact and o not in taken and y.buffer != o:
+            owner[y.buffer] = o
+            return
 
 
 def arena(alive: dict[int, Life]) -> tuple[dict[int, int], int]:

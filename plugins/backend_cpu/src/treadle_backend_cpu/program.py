@@ -18,7 +18,8 @@ class Builder:
 
     def __init__(self, plan):
         self.plan = plan
-        self.offsets, self.arena_bytes = arena(lives(plan))
+        alive, self.owner = lives(plan)
+        self.offsets, self.arena_bytes = arena(alive)
         self.numbers = {n: k for k, n in enumerate(plan.graph.numbers)}
         self.outputs = [k for k in range(len(plan.outputs)) if k not in plan.donated]
         self.constants = [_storage(a.tobytes()) for a in plan.constants]
@@ -50,7 +51,7 @@ class Builder:
     def _place(self, p):
         buffer = self.plan.buffers[p.buffer]
         if buffer.kind == "temp":
-            return ARENA, 0, self.offsets[p.buffer] + p.offset
+            return ARENA, 0, self.offsets[self.owner[p.buffer]] + p.offset
         if buffer.kind == "output":
             return OUTPUT, self.outputs.index(buffer.index), p.offset
         return ARGUMENT if buffer.kind == "input" else CONSTANT, buffer.index, p.offset

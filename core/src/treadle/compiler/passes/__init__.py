@@ -9,6 +9,7 @@ from treadle.compiler.passes.common import common_subexpressions
 from treadle.compiler.passes.legalise import legalise
 from treadle.compiler.passes.prune import prune
 from treadle.compiler.passes.simplify import simplify
+from treadle.compiler.passes.steps import split_steps
 from treadle.ir.graph import Graph
 
 
@@ -22,4 +23,5 @@ def optimize(graph: Graph, device: Any) -> Graph:
     simplify(graph)
     common_subexpressions(graph)
     prune(graph)
+    split_steps(graph)
     return graph
