@@ -23,7 +23,8 @@ from treadle.creation import zeros
 from treadle.errors import ArgumentError, AutogradError, DeviceError, TraceError
 from treadle.ir.graph import Graph
 from treadle.ir.rewrite import duplicate
-from treadle.op import STATE
+from treadle.op import INTERPRETER, STATE, tracing
+from treadle.runtime.device import get_default_device
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
 
@@ -44,7 +45,7 @@ class Compiled:
         functools.update_wrapper(self, f, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if STATE.special and TRACE.get() is not None:  # inside of another trace it is part of that
+        if STATE.special and (TRACE.get() is not None or tracing()):  # inside of a trace or vmap it is part of that
             return self.f(*args, **kwargs)
         if not kwargs:
             try:  # tensors only: the common case, without a tree
@@ -197,6 +198,8 @@ class Entry:
         def run(node: list[Any], gs: list[Any]) -> list[Any]:
             if is_grad_enabled():
                 raise AutogradError("compile: a compiled function can be differentiated once; compile the derivative")
+            if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:  # gradients of a batch, say
+                return list(i.each(lambda *given: tuple(run(node, list(given))), gs))
             kept, versions = node[-2:]
             if any(x._version != version for x, version in versions):
                 raise tape.modified(name, "argument or parameter")
@@ -232,9 +235,7 @@ def _device_of(found: Traced, leaves: list[Any]) -> Any:
     devices = {_fetch(kind, what, leaves).device for kind, what in found.sources if kind != "live"}
     if len(devices) > 1:
         raise DeviceError(f"compile: one device per compiled function: {', '.join(sorted(map(str, devices)))}")
-    if not devices:
-        raise TraceError("compile: the function uses no tensor")
-    return devices.pop()
+    return devices.pop() if devices else get_default_device()
 
 
 def compile(f: Any = None, *, dynamic: bool | None = None) -> Any:

@@ -61,10 +61,10 @@ def check_call(case: Case, device: Any) -> Outcome:
     arrays = case.arrays()
     operands = case.place(arrays, device)
     got = [y.numpy_copy() for y in flat(oracle.call(case.op, operands, case.attrs, device))]
-    return _first(_verdicts(case, got, arrays, operands, device), lambda: _unchanged(arrays, operands))
+    return first(verdicts(case, got, arrays, operands, device), lambda: unchanged(arrays, operands))
 
 
-def _verdicts(case: Case, got: list[Any], arrays: list[Any], operands: list[Any], device: Any) -> list[Verdict]:
+def verdicts(case: Case, got: list[Any], arrays: list[Any], operands: list[Any], device: Any) -> list[Verdict]:
     op = case.op
     assert op is not None and case.dtype is not None
     want = oracle.expected(op, arrays, case.attrs)
@@ -86,16 +86,16 @@ def _is_stepwise(op: Op, operands: list[Any], attrs: dict[str, Any]) -> bool:
     return op.num.kind == "contract" and oracle.resolution(op, operands, attrs) == "decomposed"
 
 
-def _first(verdicts: list[Verdict], then: Callable[[], str]) -> Outcome:
-    worst = max((v.worst for v in verdicts), default=0.0)
-    for k, v in enumerate(verdicts):
+def first(found: list[Verdict], then: Callable[[], str]) -> Outcome:
+    worst = max((v.worst for v in found), default=0.0)
+    for k, v in enumerate(found):
         if not v.ok:
-            return Outcome("F", v.text if len(verdicts) == 1 else f"result {k}: {v.text}", worst)
+            return Outcome("F", v.text if len(found) == 1 else f"result {k}: {v.text}", worst)
     text = then()
     return Outcome("F", text, np.inf) if text else Outcome("P", "", worst)
 
 
-def _unchanged(arrays: list[Any], operands: list[Any]) -> str:
+def unchanged(arrays: list[Any], operands: list[Any]) -> str:
     for k, (a, x) in enumerate(zip(flat(arrays), flat(operands), strict=True)):
         if is_array(a) and not same_bits(x.numpy_copy(), a).all():
             return f"operand {k} was changed by the call"
@@ -134,7 +134,7 @@ def check_want(case: Case, device: Any) -> Outcome:
     want = oracle.expected(case.op, arrays, case.attrs)
     ftz = "ftz" in device.backend.features
     pairs = [(y.numpy_copy(), w) for y, w in zip(some, want, strict=True) if y is not None]
-    return _first([judge(y, w, case.op.num, composite=True, ftz=ftz) for y, w in pairs], lambda: "")
+    return first([judge(y, w, case.op.num, composite=True, ftz=ftz) for y, w in pairs], lambda: "")
 
 
 def check_aux(case: Case, device: Any) -> Outcome:
@@ -155,7 +155,7 @@ def check_aux(case: Case, device: Any) -> Outcome:
         for s, sig, w in zip(out[count:], sigs[count:], want, strict=True)
         if s is not None
     ]
-    return _first([judge(y, w, op.aux.num, composite=True) for y, w in pairs], lambda: "")
+    return first([judge(y, w, op.aux.num, composite=True) for y, w in pairs], lambda: "")
 
 
 # ---- writes --------------------------------------------------------------------------------------------------------
@@ -193,7 +193,7 @@ def check_inplace_lists(case: Case, device: Any) -> Outcome:
     named = dict(zip([i.name for i in op.inputs], operands, strict=True))
     outs = [named.get(r.rstrip("*"), lists[0]) if r.endswith("*") else rest for r in op.results]
     got = [y.numpy_copy() for y in flat(outs)]
-    return _first(_verdicts(case, got, arrays, operands, device), lambda: "")
+    return first(verdicts(case, got, arrays, operands, device), lambda: "")
 
 
 # ---- gradients -----------------------------------------------------------------------------------------------------
@@ -208,15 +208,15 @@ def check_gradient(case: Case, device: Any) -> Outcome:
         case.place(arrays, device),
     )
     on_device = [x for x in flat(operands) if hasattr(x, "requires_grad_")]
-    ws = [_on(w, on_device[0].device) for w in weights]
+    ws = [on(w, on_device[0].device) for w in weights]
     try:
         wanted = oracle.gradients(op, arrays, case.attrs, weights)
     except NotImplementedError as e:  # the rule declares that this attribute has no gradient
         return _refuses(type(e), lambda: oracle.pull(op, operands, case.attrs, ws, device))
     found = oracle.pull(op, operands, case.attrs, ws, device)
     leaves = [x for x in flat(operands) if getattr(x, "node", None) is not None]
-    verdicts = [_gradient_verdict(g, w, x, device) for g, w, x in zip(found, wanted, leaves, strict=True)]
-    return _first(verdicts, lambda: "")
+    judged = [gradient_verdict(g, w, x, device) for g, w, x in zip(found, wanted, leaves, strict=True)]
+    return first(judged, lambda: "")
 
 
 def _refuses(error: type[Exception], call: Callable[[], Any]) -> Outcome:
@@ -235,11 +235,11 @@ def case_weights(case: Case, arrays: list[Any]) -> list[Any]:
     return [rng.standard_normal(s.shape).astype(s.dtype.np) for s in specs]
 
 
-def _on(array: Any, device: Any) -> Any:
+def on(array: Any, device: Any) -> Any:
     return oracle.creation.from_array(array, device)
 
 
-def _gradient_verdict(g: Any, want: tuple[Any, Any], x: Any, device: Any) -> Verdict:
+def gradient_verdict(g: Any, want: tuple[Any, Any], x: Any, device: Any) -> Verdict:
     value, size = want
     if g is None:
         return Verdict(not value.any(), "no gradient reached this operand", np.inf if value.any() else 0.0)
@@ -277,7 +277,7 @@ def check_refusal(case: Case, device: Any) -> Outcome:
 
 
 def works(device: Any) -> bool:
-    x = _on(np.arange(3, dtype=np.float32), device)
+    x = on(np.arange(3, dtype=np.float32), device)
     return bool(
         judge(
             (x + x).numpy_copy(), oracle.Expected(oracle.Spec((3,), float32), np.array([0.0, 2.0, 4.0]), None), EXACT

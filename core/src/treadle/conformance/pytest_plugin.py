@@ -4,7 +4,7 @@
     from treadle.conformance.pytest_plugin import *
 
     DEVICE = "mine"
-    LEVELS = ("L0", "L1")  # the default
+    LEVELS = ("L0", "L1", "graph")  # the default
     COMPLETE = False  # the default; with True, cases that the device does not support fail too
 
 A device that is not available here skips the module's items and says why. The first failing cases of a block are shown
@@ -31,7 +31,7 @@ def pytest_generate_tests(metafunc: Any) -> None:
     """Give `test_conformance` of a module every block of the levels it names."""
     if "conformance_block" not in metafunc.fixturenames:
         return
-    levels = getattr(metafunc.module, "LEVELS", ("L0", "L1"))
+    levels = getattr(metafunc.module, "LEVELS", ("L0", "L1", "graph"))
     try:
         _ = Device(metafunc.module.DEVICE).backend
     except DeviceError as e:

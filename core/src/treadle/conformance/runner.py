@@ -18,7 +18,7 @@ from typing import Any, TextIO
 from treadle.conformance.case import STATUSES, Block, Case, Outcome
 from treadle.conformance.checks import carried_out
 from treadle.conformance.repro import repro
-from treadle.conformance.suites import kernels, loads, refusals
+from treadle.conformance.suites import graphs, kernels, loads, refusals
 from treadle.errors import ArgumentError
 from treadle.runtime.device import device as Device
 from treadle.runtime.dispatch import fallback
@@ -26,8 +26,9 @@ from treadle.runtime.dispatch import fallback
 LEVELS: dict[str, tuple[Callable[[], Iterator[Block]], ...]] = {
     "L0": (loads.blocks,),
     "L1": (kernels.blocks, refusals.blocks),
+    "graph": (graphs.blocks,),
 }
-POLICY = {"L0": "allow", "L1": "error"}
+POLICY = {"L0": "allow", "L1": "error", "graph": "allow"}
 SHOWN = 20  # failing cases printed in full
 
 
@@ -143,7 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         default="L1",
         choices=sorted(LEVELS),
-        help="L0: the runtime; L1: every kernel, composite and gradient",
+        help="L0: the runtime; L1: every kernel, composite and gradient; graph: the same compiled",
     )
     parser.add_argument("--op", action="append", help="only this op; may be repeated")
     parser.add_argument("--case", help="only the case of this id, for example add/f32/broadcast-3")
