@@ -67,6 +67,15 @@ class Interpreter:
         """Return the state of the next random call, or None to draw it now."""
         return None
 
+    def apply(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Apply a user function that has its own gradient (args are lifted); NotImplemented to have it run as usual."""
+        return NotImplemented
+
+    def each(self, f: Callable[..., Any], args: Any) -> Any:
+        """Call f, which knows nothing of interpreters, with tensors (or None); it returns a tuple of tensors."""
+        with outside():
+            return f(*args)
+
 
 def tracing() -> bool:
     """Whether a function is being traced: what Python does now happens once, what ops do happens at every run."""
@@ -157,6 +166,7 @@ def ulp(limit: float) -> Num:
 
 
 CATALOGUE: dict[str, "Op"] = {}
+GRAPH_OPS: dict[str, "GraphOp"] = {}  # control flow: in Graphs only, never called
 FN: dict[str, Callable[..., Any]] = {}  # the ops' functions themselves: one frame less than calling the op
 INSTALLERS: list[
     Callable[["Op"], None]
@@ -171,7 +181,7 @@ class Op:
     """
 
     __slots__ = (
-        "attrs", "aux", "aux_names", "c_expr", "canon", "category", "check", "cost", "decompose", "differentiable",
+        "attrs", "aux", "aux_names", "batch", "c_expr", "canon", "category", "check", "cost", "decompose", "differentiable",
         "doc",
         "dtypes", "errors", "fn", "inplace", "inputs", "int_to_float", "kinks", "layout", "main", "name", "num",
         "promote",
@@ -203,6 +213,7 @@ class Op:
     decompose: Any
     c_expr: Any
     vjp: Any
+    batch: Any
     kinks: Any
     cost: Any
     differentiable: bool
@@ -223,7 +234,10 @@ class Op:
         self.main = self._find_main()
         self.doc = inspect.cleandoc(self.doc)
         self.fn = self._not_installed
-        CATALOGUE[name] = self
+        self._register()
+
+    def _register(self) -> None:
+        CATALOGUE[self.name] = self
         for install in INSTALLERS:
             install(self)
 
@@ -260,10 +274,53 @@ class Op:
                 return i
         return 0
 
+    def flops(self, ins: Any, outs: Any, attrs: dict[str, Any]) -> int:
+        """Arithmetic operations of one call, by the declared cost; else one per element of the larger side.
+
+        ins, outs: Specs (numbers and None among the operands); views and copies do none.
+        """
+        made = [o for o in outs if o is not None]
+        if self.tier in ("view", "copy") or not made:
+            return 0
+        if self.cost is not None:
+            return int(self.cost(made[0], *ins, **{k: v for k, v in attrs.items() if k in self.attrs}))
+        return max(x.size for x in [*made, *ins] if isinstance(x, Spec))
+
     @property
     def partial(self) -> bool:
         """Whether a caller may ask for some results only (a gradient of several operands)."""
         return len(self.results) > 1 and self.name.endswith("_grad")
+
+
+class GraphOp(Op):
+    """An op with Graphs among its attributes: control flow. Nodes have it; what users call is `td.cond` and its like.
+
+    It is not in CATALOGUE: no backend owes it, the executor runs it. `spec(*specs, **attrs)` gives all results.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, name: str, signature: str, **fields: Any) -> None:
+        super().__init__(name, signature, tier="control", category="control", vjp={}, **fields)
+
+    def _register(self) -> None:
+        GRAPH_OPS[self.name] = self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return GRAPH_OPS.__getitem__, (self.name,)
+
+    def _not_installed(self, *args: Any, **kwargs: Any) -> Any:
+        raise ArgumentError(f"{self.name}: this op is for graphs; call td.{self.name}")
+
+    @property
+    def partial(self) -> bool:
+        """Any of its results may be unwanted."""
+        return True
+
+
+def op_named(name: str) -> Op | None:
+    """The op of a name, in the catalogue or among those of graphs."""
+    return CATALOGUE.get(name) or GRAPH_OPS.get(name)
 
 
 def _input(word: str) -> Input:
@@ -286,6 +343,9 @@ _DEFAULTS: dict[str, Any] = {
     "layout": None,  # view ops: (shape, strides, **attrs) -> (shape, strides, offset) or None
     "reference": None, "decompose": None, "c_expr": None,
     "vjp": None,  # {"x w": rule}; {} = no gradient at all; None = through the decomposition
+    # what the op does with operands of which some have a batch axis in front (treadle.batching.rules): a text that says
+    # where the batch goes, or (operands, which of them are batched, attrs, want) -> results; None = by category
+    "batch": None,
     "differentiable": True, "inplace": False,
     "samples": (), "errors": (), "num": CONTRACT_CLASS, "kinks": None, "cost": None, "doc": "",
 }  # fmt: skip

@@ -10,10 +10,10 @@ from treadle import creation, dtypes
 from treadle._tensor import Tensor, set_requires_grad
 from treadle.errors import ArgumentError
 from treadle.op import CATALOGUE as OPS
-from treadle.op import FN, INTERPRETER, STATE
+from treadle.op import FN, INTERPRETER, STATE, tracing
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import get_default_device
-from treadle.shapes import integers, sizes
+from treadle.shapes import sizes
 
 _COUNTING = threading.Lock()  # no two draws may take the same call number
 
@@ -115,19 +115,25 @@ def next_state(device: Any = None, generator: Generator | None = None) -> Tensor
 
 
 def _draw(
-    op: str, size: tuple[Any, ...], dtype: Any, device: Any, generator: Generator | None, requires_grad: bool
+    op: str, given: tuple[Any, ...], size: Any, dtype: Any, device: Any, generator: Any, requires_grad: bool
 ) -> Tensor:
     kind = dtypes.get_default_dtype() if dtype is None else dtypes.dtype(dtype)
     if kind.kind != "f":
         raise ArgumentError(f"{op}: a floating-point type is needed: {kind.name}")
-    x = OPS[op](next_state(device, generator), sizes(op, integers(op, size)), kind)
+    shape = creation._shape(op, given, size)
+    x = OPS[op](next_state(device, generator), shape, kind)
     if requires_grad:
         set_requires_grad(x, True)
     return x
 
 
 def rand(
-    *size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Return uniform numbers in [0, 1).
 
@@ -135,11 +141,16 @@ def rand(
     >>> td.rand(2, 3).shape
     (2, 3)
     """
-    return _draw("random_uniform", size, dtype, device, generator, requires_grad)
+    return _draw("random_uniform", sizes, size, dtype, device, generator, requires_grad)
 
 
 def randn(
-    *size: Any, dtype: Any = None, device: Any = None, generator: Generator | None = None, requires_grad: bool = False
+    *sizes: Any,
+    size: Any = None,
+    dtype: Any = None,
+    device: Any = None,
+    generator: Generator | None = None,
+    requires_grad: bool = False,
 ) -> Tensor:
     """Return standard normal numbers.
 
@@ -147,17 +158,19 @@ def randn(
     >>> td.randn(2, 3).dtype
     treadle.float32
     """
-    return _draw("random_normal", size, dtype, device, generator, requires_grad)
+    return _draw("random_normal", sizes, size, dtype, device, generator, requires_grad)
 
 
-def rand_like(x: Tensor, dtype: Any = None, device: Any = None) -> Tensor:
-    """Return uniform numbers with x's shape, dtype and device."""
-    return rand(x.shape, dtype=dtype or x.dtype, device=device or x.device)
+def rand_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Return uniform numbers with the input's shape, dtype and device."""
+    kind, place = dtype or input.dtype, device or input.device
+    return rand(input.shape, dtype=kind, device=place, requires_grad=requires_grad)
 
 
-def randn_like(x: Tensor, dtype: Any = None, device: Any = None) -> Tensor:
-    """Return normal numbers with x's shape, dtype and device."""
-    return randn(x.shape, dtype=dtype or x.dtype, device=device or x.device)
+def randn_like(input: Tensor, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+    """Return normal numbers with the input's shape, dtype and device."""
+    kind, place = dtype or input.dtype, device or input.device
+    return randn(input.shape, dtype=kind, device=place, requires_grad=requires_grad)
 
 
 def normal(
@@ -175,7 +188,7 @@ def normal(
     return (
         randn(
             tuple(shape),
-            dtype=dtype,
+            dtype=dtype if dtype is not None or shaped is None else shaped.dtype,
             device=device or (shaped.device if shaped is not None else None),
             generator=generator,
         )
@@ -185,7 +198,7 @@ def normal(
 
 
 def randint(
-    low: int,
+    low: int = 0,
     high: Any = None,
     size: Any = None,
     *,
@@ -201,6 +214,8 @@ def randint(
     """
     if size is None:
         low, high, size = 0, low, high
+    elif high is None:
+        low, high = 0, low
     shape, span = sizes("randint", size), int(high) - int(low)
     if span <= 0 or low < -(2**63) or high > 2**63:
         raise ArgumentError(f"randint: low must be below high, and both fit int64: [{low}, {high})")
@@ -226,26 +241,34 @@ def randperm(n: int, *, dtype: Any = None, device: Any = None, generator: Genera
     return FN["sort"](keys)[1].to(dtypes.int64 if dtype is None else dtypes.dtype(dtype))
 
 
-def bernoulli(p: Tensor, *, generator: Generator | None = None) -> Tensor:
-    """Return 1 with the probabilities p, else 0, in p's dtype.
+def bernoulli(input: Tensor, *, generator: Generator | None = None) -> Tensor:
+    """Return 1 with the probabilities given, else 0, in their dtype.
 
     >>> import treadle as td
     >>> td.bernoulli(td.ones(2))
     tensor([1., 1.])
     """
     u = FN["random_uniform"](
-        next_state(p.device, generator), p.shape, dtypes.float64 if p.dtype is dtypes.float64 else dtypes.float32
+        next_state(input.device, generator),
+        input.shape,
+        dtypes.float64 if input.dtype is dtypes.float64 else dtypes.float32,
     )
-    return (u < p).to(p.dtype)
+    return (u < input).to(input.dtype)
 
 
 def multinomial(
-    p: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
+    input: Tensor, num_samples: int, replacement: bool = False, *, generator: Generator | None = None
 ) -> Tensor:
-    """Return indices drawn with the weights p along its last dimension (Gumbel's trick.
+    """Return indices drawn with the input as weights along its last dimension (Gumbel's trick, with replacement once
+    for every draw).
 
-    With replacement one draw each).
+    ArgumentError for weights that are negative, not finite, or all zero in a row.
     """
+    p = input
+    if p.dtype.kind != "f":
+        raise ArgumentError(f"multinomial: weights must be of a floating-point type: {p.dtype.name}")
+    if not tracing() and not bool(((p >= 0) & (p < float("inf"))).all() & (p.sum(-1) > 0).all()):
+        raise ArgumentError("multinomial: weights must be finite, not negative, and not all zero")
     if p.ndim not in (1, 2) or num_samples < 1 or (not replacement and num_samples > p.shape[-1]):
         raise ArgumentError(
             f"multinomial: cannot draw {num_samples} of shape {p.shape} "

@@ -36,6 +36,11 @@ def dtype(name):
     return SimpleNamespace(name=name, code=NAMES.index(name), itemsize=numpy_dtype(name).itemsize, kind=kind)
 
 
+def statistic(name):
+    """Return the dtype of a statistic that is kept for the gradient."""
+    return "float32" if name in HALVES else name
+
+
 def spec(shape, name):
     return SimpleNamespace(shape=tuple(shape), dtype=dtype(name))
 

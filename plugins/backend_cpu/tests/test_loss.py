@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from calls import FLOATS, close, normal, on_threads, run, spec, wide
+from calls import FLOATS, HALVES, close, normal, on_threads, run, spec, statistic, wide
 
+import treadle as td
 from treadle_backend_cpu.kernels import loss as module
 
 SHAPES = [(4, 5), (64, 10), (1, 1), (7, 3), (130, 515), (300, 100)]
@@ -51,14 +52,14 @@ def attributes(reduction, smoothing, ignore):
 def test_cross_entropy(shape, reduction, smoothing, weighted, ignore, name):
     x, t, w = problem(shape, name, weighted, ignore)
     t[-1] = (ignore + 1) % shape[1] if ignore >= 0 and shape[1] > 1 else 0
-    outs = [spec(shape[:1] if reduction == "none" else (), name), spec(shape[:1], name)]
+    outs = [spec(shape[:1] if reduction == "none" else (), name), spec(shape[:1], statistic(name))]
     attrs = attributes(reduction, smoothing, ignore)
     y, lse = on_threads(lambda: run(module, "cross_entropy", [x, t, w], outs, **attrs))
     x, w = wide(x, w)
     with np.errstate(invalid="ignore", divide="ignore"):
         want = reference(x, t, np.ones(shape[1]) if w is None else w, smoothing, ignore, reduction)
     close(y, want, name, 4)
-    close(lse, log_sum(x)[:, 0], name, 2)
+    close(lse, log_sum(x)[:, 0], statistic(name), 2)
 
 
 @pytest.mark.parametrize("name", FLOATS)
@@ -66,7 +67,7 @@ def test_cross_entropy(shape, reduction, smoothing, weighted, ignore, name):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradient(shape, reduction, smoothing, weighted, ignore, name):
     x, t, w = problem(shape, name, weighted, ignore)
-    lse = log_sum(*wide(x))[:, 0].astype(x.dtype)
+    lse = log_sum(*wide(x))[:, 0].astype(statistic(name))
     g = normal(shape[:1] if reduction == "none" else (), "float64", 4).astype(x.dtype)
     attrs = attributes(reduction, smoothing, ignore)
     (gx,) = on_threads(lambda: run(module, "cross_entropy_grad", [g, x, t, w, lse], [spec(shape, name)], **attrs))
@@ -76,6 +77,20 @@ def test_gradient(shape, reduction, smoothing, weighted, ignore, name):
         g = g / weight.sum() if reduction == "mean" else g
         want = np.reshape(g, (-1, 1)) * (a.sum(1, keepdims=True) * np.exp(x - lse[:, None]) - a)
     close(gx, np.where((t == ignore)[:, None], 0, want), name, 4, floor=1)
+
+
+@pytest.mark.parametrize("name", HALVES)
+def test_gradients_of_half_logits_are_those_of_float64_rounded(name):
+    x, t, w = normal((64, 300), name, 2, 8), np.arange(64) * 4, np.abs(normal(300, name, 3)) + 1
+
+    def gradients_in(dtype):
+        logits, weight = (td.tensor(a.astype(np.float64)).to(getattr(td, dtype)).requires_grad_() for a in (x, w))
+        td.nn.functional.cross_entropy(logits, td.tensor(t), weight=weight, reduction="sum").backward()
+        return [a.grad.to(td.float64).numpy() for a in (logits, weight)]
+
+    for one, want in zip(gradients_in(name), gradients_in("float64"), strict=True):
+        rounding = np.square(want.astype(x.dtype) - want).sum()
+        assert np.square(one - want).sum() < 1.01 * rounding
 
 
 def test_gradient_is_that_of_the_loss():

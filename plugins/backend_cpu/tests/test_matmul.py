@@ -301,3 +301,20 @@ def test_bits_do_not_depend_on_threads(short, a, b):
             with num_threads(n):
                 results.append(product(stored(x, a_how), stored(y, b_how)).tobytes())
         assert len(set(results)) == 1
+
+
+@pytest.mark.parametrize("short", ["f32", "f64"])
+def test_only_the_payloads_of_nan_may_depend_on_threads(short):
+    rng = np.random.default_rng(12)
+    bits = np.dtype(f"u{np.dtype(FLOATS[short]).itemsize}")
+    for m, n, k in [(150, 130, 170), (65, 70, 600), (3, 300, 200)]:
+        a, b = random(rng, (m, k), FLOATS[short]), random(rng, (k, n), FLOATS[short])
+        for x in (a, b):
+            at = rng.choice(x.size, 5, replace=False)
+            x.reshape(-1)[at] = np.nan
+            x.view(bits).reshape(-1)[at] |= rng.integers(1, 1 << 20, 5).astype(bits)
+        results = []
+        for threads in (1, 2, 4):
+            with num_threads(threads):
+                results.append(np.nan_to_num(product(a, b), nan=np.inf).tobytes())
+        assert len(set(results)) == 1

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from calls import FLOATS, HALVES, close, normal, on_threads, run, spec, wide
+from calls import FLOATS, close, normal, on_threads, run, spec, statistic, wide
 
 from treadle_backend_cpu.kernels import norm as module
 
@@ -32,10 +32,6 @@ BN = [
 ]
 
 
-def stats(name):
-    return "float32" if name in HALVES else name
-
-
 def params(n, name, which="wb"):
     w = normal(n, name, 5, 0.5, 1) if "w" in which else None
     b = normal(n, name, 6) if "b" in which else None
@@ -54,7 +50,7 @@ def layer_norm(x, w, b, axes, eps):
 
 def ln_outs(shape, ndim, name):
     rows = shape[: len(shape) - ndim] + (1,) * ndim
-    return [spec(shape, name), spec(rows, stats(name)), spec(rows, stats(name))]
+    return [spec(shape, name), spec(rows, statistic(name)), spec(rows, statistic(name))]
 
 
 @pytest.mark.parametrize("which", ["wb", "w", "b", ""])
@@ -67,8 +63,8 @@ def test_layer_norm(shape, ndim, name, which):
     y, mean, rstd = on_threads(lambda: run(module, "layer_norm", [x, w, b], outs, ndim=ndim, eps=1e-3))
     want = layer_norm(*wide(x, w, b), tuple(range(len(shape) - ndim, len(shape))), 1e-3)
     close(y, want[0], name, 4)
-    close(mean, want[1], stats(name), 2)
-    close(rstd, want[2], stats(name), 2)
+    close(mean, want[1], statistic(name), 2)
+    close(rstd, want[2], statistic(name), 2)
 
 
 def test_layer_norm_without_its_statistics():
@@ -91,7 +87,7 @@ def test_layer_norm_gradient(shape, ndim, name, which):
     w, _ = params(shape[split:], name, which)
     axes, outer = tuple(range(split, len(shape))), tuple(range(split))
     _, mean, rstd = layer_norm(*wide(x, None, None), axes, 1e-5)
-    mean, rstd = mean.astype(stats(name)), rstd.astype(stats(name))
+    mean, rstd = mean.astype(statistic(name)), rstd.astype(statistic(name))
     outs = [spec(shape, name), spec(shape[split:], name), spec(shape[split:], name)]
     gx, gw, gb = on_threads(lambda: run(module, "layer_norm_grad", [g, x, w, mean, rstd], outs, ndim=ndim))
     g, x, w, mean, rstd = wide(g, x, w, mean, rstd)
@@ -169,15 +165,15 @@ def bn_outs(shape, name, others):
 def test_batch_norm(shape, name, which):
     x = normal(shape, name, scale=2, mean=1)
     w, b = params(shape[1], name, which)
-    outs = bn_outs(shape, name, stats(name))
+    outs = bn_outs(shape, name, statistic(name))
     y, mean, var = on_threads(lambda: run(module, "batch_norm", [x, w, b], outs, eps=1e-3))
     x, w, b = wide(x, w, b)
     m, v = x.mean(axes_of(shape)), x.var(axes_of(shape))
     want = (x - along(m, shape)) / np.sqrt(along(v, shape) + 1e-3)
     want = want if w is None else want * along(w, shape) + along(b, shape)
     close(y, want, name, 4)
-    close(mean, m, stats(name), 2)
-    close(var, v, stats(name), 2)
+    close(mean, m, statistic(name), 2)
+    close(var, v, statistic(name), 2)
 
 
 @pytest.mark.parametrize("which", ["w", ""])
@@ -187,7 +183,7 @@ def test_batch_norm_gradient(shape, name, which):
     g, x = normal(shape, name, 1), normal(shape, name, 2, mean=0.5)
     w, _ = params(shape[1], name, which)
     axes = axes_of(shape)
-    mean, var = (f(axes).astype(stats(name)) for f in (wide(x)[0].mean, wide(x)[0].var))
+    mean, var = (f(axes).astype(statistic(name)) for f in (wide(x)[0].mean, wide(x)[0].var))
     outs = bn_outs(shape, name, name)
     gx, gw, gb = on_threads(lambda: run(module, "batch_norm_grad", [g, x, w, mean, var], outs, eps=1e-3))
     g, x, w, mean, var = wide(g, x, w, mean, var)

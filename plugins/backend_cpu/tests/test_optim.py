@@ -2,6 +2,7 @@
 
 from types import SimpleNamespace
 
+import ml_dtypes
 import numpy as np
 import pytest
 from calls import FLOATS, array, factory, numpy_dtype, on_threads, sig, spec, storage
@@ -10,6 +11,10 @@ from treadle_backend_cpu.kernels import optim as module
 
 SHAPES = [(3, 4), (), (5,), (0, 2), (257,), (100, 333), (1,), (17, 9)]
 TOLERANCE = {"float16": 2e-3, "bfloat16": 1.6e-2, "float32": 1e-6, "float64": 1e-14}
+
+
+def least_denormal(name):
+    return float(ml_dtypes.finfo(numpy_dtype(name)).smallest_subnormal)
 
 
 def tensors(name, seed, shapes=SHAPES, positive=False):
@@ -145,6 +150,33 @@ def test_without_eps_denormal_moments_are_kept():
     x = [np.full(40, v, np.float32) for v in (1.0, 0.0, 1e-38, 1e-38)]
     _, m, v = call("adam_step", [[a] for a in x], [0.1, 500], 3, **{**ADAM_ATTRS, "eps": 0.0})
     assert np.all(m > 0) and np.all(v > 0)
+
+
+@pytest.mark.parametrize("name", ["float32", "float64"])
+def test_steps_take_denormal_parameters_and_gradients_for_zero(name):
+    tiny = np.finfo(name).tiny
+    lists = [[np.full(40, v, name)] for v in (tiny / 2, tiny / 2, 0.0, 0.0)]
+    for x in call("adam_step", lists, [0.1, 500], 3, **ADAM_ATTRS):
+        assert np.all(x == 0)
+    for x in call("sgd_step", lists[:3], [0.1], 2, **{**SGD_ATTRS, "momentum": 0.5}):
+        assert np.all(x == 0)
+
+
+@pytest.mark.parametrize("name", FLOATS)
+def test_sgd_without_momentum_keeps_denormals(name):
+    lists = [[np.full(40, v, np.float64).astype(numpy_dtype(name))] for v in (2 * least_denormal(name), 0.0)]
+    (new,) = call("sgd_step", lists, [0.1], 1, **{**SGD_ATTRS, "momentum": 0.0, "weight_decay": 0.0})
+    assert new.tobytes() == lists[0][0].tobytes()
+
+
+@pytest.mark.parametrize("name", ["float16", "bfloat16"])
+def test_steps_of_the_half_types_keep_denormals(name):
+    small = 16 * least_denormal(name)
+    lists = [[np.full(40, v, np.float64).astype(numpy_dtype(name))] for v in (small, 0.0, small, small)]
+    new, m, v = call("adam_step", lists, [0.0, 500], 3, **ADAM_ATTRS)
+    assert np.all(new == lists[0][0]) and np.all(m > 0) and np.all(v > 0)
+    new, buf = call("sgd_step", lists[:3], [0.0], 2, **{**SGD_ATTRS, "momentum": 0.5})
+    assert np.all(new == lists[0][0]) and np.all(buf > 0)
 
 
 def test_many_small_tensors_are_done_in_one_call():

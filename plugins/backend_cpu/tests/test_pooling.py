@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from calls import FLOATS, close, normal, numpy_dtype, on_threads
+from calls import FLOATS, close, normal, numpy_dtype, on_threads, storage
 from test_conv import bind, run, spec
 
 from treadle_backend_cpu.kernels import pooling
@@ -112,7 +112,7 @@ def test_maximum_gradient(case, name):
 
 
 @pytest.mark.parametrize("name", ["float32", "float64"])
-@pytest.mark.parametrize("image", [(2, 2, 6, 8), (1, 2, 7, 41)])
+@pytest.mark.parametrize("image", [(2, 2, 6, 8), (1, 2, 7, 41), (1, 2, 5, 64)])
 def test_maximum_gradient_of_any_indices(image, name):
     out = (*image[:2], image[2] // 2, image[3] // 2)
     index = np.random.default_rng(0).integers(0, image[2] * image[3], out)  # not in the windows of 2 x 2
@@ -121,19 +121,19 @@ def test_maximum_gradient_of_any_indices(image, name):
     close(gx, expected_max_grad(g.astype(np.float64), index, image), name, 4)
 
 
-@pytest.mark.parametrize("wrong", [-1, 48, 2**31 + 1, 2**32, 2**32 + 1, -(2**62)])
-@pytest.mark.parametrize("out", [(1, 2, 3, 4), (1, 2, 4, 4)])
-def test_indices_outside_the_plane_are_refused(out, wrong):
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("wrong", [-1, 48, 2**31 + 1, 2**32, 2**32 + 1, -(2**62), -(2**63)])
+@pytest.mark.parametrize("out", [(1, 9, 3, 4), (1, 9, 4, 4)])
+def test_an_index_outside_its_plane_is_refused_before_anything_is_written(out, wrong, name):
     index = np.zeros(out, np.int64)
-    index[0, 1, 2, 3] = wrong
+    index[0, 8, 2, 3] = wrong  # in the last plane
+    image = (1, 9, 6, 8)
+    operands = [normal(out, name), index]
+    kernel = bind(pooling, "max_pool2d_grad", operands, [spec(image, name)], input_size=image)
+    gx = np.full(image, 7, numpy_dtype(name))
     with pytest.raises(IndexError, match="max_pool2d_grad"):
-        run(
-            pooling,
-            "max_pool2d_grad",
-            [normal(out, "float32"), index],
-            [spec((1, 2, 6, 8), "float32")],
-            input_size=(1, 2, 6, 8),
-        )
+        kernel(*(storage(x) for x in operands), storage(gx))
+    assert (gx == 7).all()
 
 
 @pytest.mark.parametrize("name", NAMES)

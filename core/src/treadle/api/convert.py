@@ -11,7 +11,7 @@ from treadle._tensor import Tensor, View, detached, is_leaf_node, set_requires_g
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.eager.resolve import copy_of
 from treadle.errors import ArgumentError, AutogradError, DeviceError
-from treadle.op import FN
+from treadle.op import FN, STATE
 from treadle.runtime import dispatch
 from treadle.runtime.device import device as Device
 from treadle.runtime.device import host_device
@@ -150,7 +150,10 @@ def detach(input: Tensor) -> Tensor:
     >>> td.ones(2, requires_grad=True).detach().requires_grad
     False
     """
-    return detached(input)
+    x = detached(input)
+    if STATE.special:
+        x.storage = x.sig.device.backend.cut(x.storage)
+    return x
 
 
 def detach_(x: Tensor) -> Tensor:
@@ -158,6 +161,8 @@ def detach_(x: Tensor) -> Tensor:
     if isinstance(x, View) and x.base is not None:
         raise AutogradError("detach_: a view cannot leave the tape in place; use detach()")
     x.node = None
+    if STATE.special:
+        x.storage = x.sig.device.backend.cut(x.storage)
     return x
 
 
@@ -237,14 +242,20 @@ def _rebuild(cls: Any, array: Any, kind: str, device: str, requires_grad: bool, 
 
 
 # ---- new tensors like this one -------------------------------------------------------------------------------------
-def new_zeros(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def new_zeros(
+    x: Tensor, *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Return zeros with x's dtype and device."""
-    return creation.zeros(*size, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
+    kind, place = dtype or x.dtype, device or x.device
+    return creation.zeros(*sizes, size=size, dtype=kind, device=place, requires_grad=requires_grad)
 
 
-def new_ones(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def new_ones(
+    x: Tensor, *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Return ones with x's dtype and device."""
-    return creation.ones(*size, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
+    kind, place = dtype or x.dtype, device or x.device
+    return creation.ones(*sizes, size=size, dtype=kind, device=place, requires_grad=requires_grad)
 
 
 def new_full(
@@ -254,9 +265,12 @@ def new_full(
     return creation.full(size, fill_value, dtype or x.dtype, device or x.device, requires_grad)
 
 
-def new_empty(x: Tensor, *size: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:
+def new_empty(
+    x: Tensor, *sizes: Any, size: Any = None, dtype: Any = None, device: Any = None, requires_grad: bool = False
+) -> Tensor:
     """Return an uninitialised tensor with x's dtype and device."""
-    return creation.empty(*size, dtype=dtype or x.dtype, device=device or x.device, requires_grad=requires_grad)
+    kind, place = dtype or x.dtype, device or x.device
+    return creation.empty(*sizes, size=size, dtype=kind, device=place, requires_grad=requires_grad)
 
 
 def new_tensor(x: Tensor, data: Any, dtype: Any = None, device: Any = None, requires_grad: bool = False) -> Tensor:

@@ -10,7 +10,7 @@ from treadle.op import FN
 matmul_op = OPS["matmul"].fn
 
 
-def matmul(a: Tensor, b: Tensor) -> Tensor:
+def matmul(input: Tensor, other: Tensor) -> Tensor:
     """Return the matrix product; vectors are rows on the left and columns on the right, leading dimensions broadcast.
 
     ShapeError when inner sizes differ.
@@ -19,30 +19,30 @@ def matmul(a: Tensor, b: Tensor) -> Tensor:
     >>> (td.ones(2, 3) @ td.ones(3, 4)).shape
     (2, 4)
     """
-    if not isinstance(b, Tensor) or not isinstance(a, Tensor):
+    if not isinstance(other, Tensor) or not isinstance(input, Tensor):
         return NotImplemented
-    if a.sig.ndim >= 2 and b.sig.ndim >= 2:
-        return matmul_op(a, b)
-    if a.ndim == 0 or b.ndim == 0:
-        raise ShapeError(f"matmul: operands need at least one dimension: {a.shape} @ {b.shape}")
-    left = a if a.ndim > 1 else a.unsqueeze(0)
-    right = b if b.ndim > 1 else b.unsqueeze(1)
+    if input.sig.ndim >= 2 and other.sig.ndim >= 2:
+        return matmul_op(input, other)
+    if input.ndim == 0 or other.ndim == 0:
+        raise ShapeError(f"matmul: operands need at least one dimension: {input.shape} @ {other.shape}")
+    left = input if input.ndim > 1 else input.unsqueeze(0)
+    right = other if other.ndim > 1 else other.unsqueeze(1)
     y = matmul_op(left, right)
-    if a.ndim == 1:
+    if input.ndim == 1:
         y = y.squeeze(-2)
-    return y.squeeze(-1) if b.ndim == 1 else y
+    return y.squeeze(-1) if other.ndim == 1 else y
 
 
-def mm(a: Tensor, b: Tensor) -> Tensor:
+def mm(input: Tensor, mat2: Tensor) -> Tensor:
     """Return the product of two matrices."""
-    _rank("mm", a, b, 2)
-    return matmul_op(a, b)
+    _rank("mm", input, mat2, 2)
+    return matmul_op(input, mat2)
 
 
-def bmm(a: Tensor, b: Tensor) -> Tensor:
+def bmm(input: Tensor, mat2: Tensor) -> Tensor:
     """Return the products of two batches of matrices."""
-    _rank("bmm", a, b, 3)
-    return matmul_op(a, b)
+    _rank("bmm", input, mat2, 3)
+    return matmul_op(input, mat2)
 
 
 def _rank(op: str, a: Tensor, b: Tensor, n: int) -> None:
@@ -50,27 +50,27 @@ def _rank(op: str, a: Tensor, b: Tensor, n: int) -> None:
         raise ShapeError(f"{op}: operands of {n} dimensions expected: {a.shape}, {b.shape}")
 
 
-def dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(input: Tensor, tensor: Tensor) -> Tensor:
     """Return the inner product of two vectors."""
-    _rank("dot", a, b, 1)
-    return FN["sum"](a * b, (0,))
+    _rank("dot", input, tensor, 1)
+    return FN["sum"](input * tensor, (0,))
 
 
-def outer(a: Tensor, b: Tensor) -> Tensor:
+def outer(input: Tensor, vec2: Tensor) -> Tensor:
     """Return the outer product of two vectors."""
-    _rank("outer", a, b, 1)
-    return a.unsqueeze(1) * b
+    _rank("outer", input, vec2, 1)
+    return input.unsqueeze(1) * vec2
 
 
-def addmm(x: Tensor, a: Tensor, b: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
-    """Return beta * x + alpha * a @ b."""
-    y = mm(a, b)
-    return (x if beta == 1 else x * beta) + (y if alpha == 1 else y * alpha)
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """Return beta * input + alpha * mat1 @ mat2."""
+    y = mm(mat1, mat2)
+    return (input if beta == 1 else input * beta) + (y if alpha == 1 else y * alpha)
 
 
-def mv(a: Tensor, b: Tensor) -> Tensor:
+def mv(input: Tensor, vec: Tensor) -> Tensor:
     """Return the product of a matrix and a vector."""
-    return matmul(a, b)
+    return matmul(input, vec)
 
 
 FUNCTIONS = "matmul mm bmm dot outer addmm mv".split()

@@ -26,134 +26,136 @@ relu, sigmoid, reciprocal, rsqrt, square, true_divide, fmod, pow_op = (
 absolute, negative, arctan2 = abs, neg, atan2
 
 
-def add(a: Any, b: Any, *, alpha: Any = 1) -> Tensor:
-    """Return a + alpha * b.
+def add(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """Return input + alpha * other.
 
     >>> import treadle as td
     >>> td.add(td.ones(2), 2.0)
     tensor([3., 3.])
     """
-    return add_op(a, b if alpha == 1 else mul_op(b, alpha))
+    return add_op(input, other if alpha == 1 else mul_op(other, alpha))
 
 
-def sub(a: Any, b: Any, *, alpha: Any = 1) -> Tensor:
-    """Return a - alpha * b.
+def sub(input: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    """Return input - alpha * other.
 
     >>> import treadle as td
     >>> td.sub(td.ones(2), 2.0)
     tensor([-1., -1.])
     """
-    return sub_op(a, b if alpha == 1 else mul_op(b, alpha))
+    return sub_op(input, other if alpha == 1 else mul_op(other, alpha))
 
 
 mul = multiply = mul_op
 subtract = sub
 
 
-def div(a: Any, b: Any, *, rounding_mode: str | None = None) -> Tensor:
-    """Return a / b: true division, or rounded toward zero ("trunc") or down ("floor").
+def div(input: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """Return input / other: true division, or rounded toward zero ("trunc") or down ("floor").
 
     >>> import treadle as td
     >>> td.div(td.tensor([7, -7]), 2, rounding_mode="floor")
     tensor([ 3, -4])
     """
     if rounding_mode is None:
-        return true_divide(a, b)
+        return true_divide(input, other)
     if rounding_mode == "floor":
-        return floor_divide(a, b)
+        return floor_divide(input, other)
     if rounding_mode != "trunc":
         raise ArgumentError(f"div: rounding_mode must be None, 'trunc' or 'floor': {rounding_mode!r}")
-    return trunc(FN["div"](a, b))
+    return trunc(FN["div"](input, other))
 
 
 divide = div
 
 
-def trunc(x: Tensor) -> Tensor:
+def trunc(input: Tensor) -> Tensor:
     """Round toward zero.
 
     >>> import treadle as td
     >>> td.trunc(td.tensor([1.7, -1.7]))
     tensor([ 1., -1.])
     """
-    return where_op(x < 0, -floor(-x), floor(x)) if x.dtype.kind == "f" else floor(x)
+    return where_op(input < 0, -floor(-input), floor(input)) if input.dtype.kind == "f" else floor(input)
 
 
-def remainder(a: Any, b: Any) -> Tensor:
+def remainder(input: Any, other: Any) -> Tensor:
     """Return the remainder with the sign of the divisor, as Python's %.
 
     >>> import treadle as td
     >>> td.remainder(td.tensor([5, -5]), 3)
     tensor([2, 1])
     """
-    r = fmod(a, b)
-    return where_op((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+    r = fmod(input, other)
+    return where_op((r != 0) & ((r < 0) != (other < 0)), r + other, r)
 
 
-def floor_divide(a: Any, b: Any) -> Tensor:
-    """Return a / b rounded down, as Python's //.
+def floor_divide(input: Any, other: Any) -> Tensor:
+    """Return input / other rounded down, as Python's //.
 
     >>> import treadle as td
     >>> td.floor_divide(td.tensor([7.0, -7.0]), 2)
     tensor([ 3., -4.])
     """
-    r = fmod(a, b)
-    below = (r != 0) & ((r < 0) != (b < 0))  # the quotient is negative and was cut toward zero
-    q = FN["div"](sub_op(a, r), b)
+    r = fmod(input, other)
+    below = (r != 0) & ((r < 0) != (other < 0))  # the quotient is negative and was cut toward zero
+    q = FN["div"](sub_op(input, r), other)
     if q.dtype.kind != "f":
         return where_op(below, q - 1, q)  # type: ignore[no-any-return]
     q = FN["round"](q)
-    true = true_divide(a, b)
+    true = true_divide(input, other)
     return where_op(
-        eq(b, 0) if isinstance(b, Tensor) else b == 0, true, where_op(below, q - 1, where_op(q == 0, true * 0, q))
+        eq(other, 0) if isinstance(other, Tensor) else other == 0,
+        true,
+        where_op(below, q - 1, where_op(q == 0, true * 0, q)),
     )  # type: ignore[no-any-return]
 
 
-def pow(x: Any, exponent: Any) -> Tensor:
-    """Return x to a power.
+def pow(input: Any, exponent: Any) -> Tensor:
+    """Return input to a power.
 
     >>> import treadle as td
     >>> td.pow(td.tensor([2.0, 3.0]), 2)
     tensor([4., 9.])
     """
-    if exponent.__class__ in (int, float) and isinstance(x, Tensor) and x.dtype.kind == "f":
+    if exponent.__class__ in (int, float) and isinstance(input, Tensor) and input.dtype.kind == "f":
         if exponent == 2:
-            return square(x)
+            return square(input)
         if exponent == 0.5:
-            return sqrt(x)
+            return sqrt(input)
         if exponent == 1:
-            return mul_op(x, 1)
-    if exponent.__class__ is int and exponent < 0 and isinstance(x, Tensor) and x.dtype.kind in "iu":
+            return mul_op(input, 1)
+    if exponent.__class__ is int and exponent < 0 and isinstance(input, Tensor) and input.dtype.kind in "iu":
         raise ArgumentError("pow: integers to negative integer powers are not integers; cast to a float type")
-    return pow_op(x, exponent)
+    return pow_op(input, exponent)
 
 
-def round(x: Tensor, *, decimals: int = 0) -> Tensor:
+def round(input: Tensor, *, decimals: int = 0) -> Tensor:
     """Round half to even, at a number of decimals.
 
     >>> import treadle as td
     >>> td.round(td.tensor([0.5, 1.5]))
     tensor([0., 2.])
     """
-    return FN["round"](x) if not decimals else FN["round"](x * 10.0**decimals) / 10.0**decimals
+    return FN["round"](input) if not decimals else FN["round"](input * 10.0**decimals) / 10.0**decimals
 
 
-def ceil(x: Tensor) -> Tensor:
+def ceil(input: Tensor) -> Tensor:
     """Round up.
 
     >>> import treadle as td
     >>> td.ceil(td.tensor([0.2]))
     tensor([1.])
     """
-    return -floor(-x) if x.dtype.kind == "f" else floor(x)
+    return -floor(-input) if input.dtype.kind == "f" else floor(input)
 
 
-def frac(x: Tensor) -> Tensor:
-    """Return the part after the decimal point, with x's sign."""
-    return x - trunc(x)
+def frac(input: Tensor) -> Tensor:
+    """Return the part after the decimal point, with the input's sign."""
+    return input - trunc(input)
 
 
-def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """Limit values to [min, max]; either may be left out.
 
     >>> import treadle as td
@@ -162,27 +164,27 @@ def clamp(x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     """
     if min is None and max is None:
         raise ArgumentError("clamp: give min, max or both")
-    if x.dtype.kind == "b":
-        x = x.to(dtypes.int64)
-    if x.dtype.kind == "f":
+    if input.dtype.kind == "b":
+        input = input.to(dtypes.int64)
+    if input.dtype.kind == "f":
         low, high = -_math.inf, _math.inf
     else:
-        info = dtypes.iinfo(x.dtype)
+        info = dtypes.iinfo(input.dtype)
         low, high = info.min, info.max
-    return FN["clamp"](x, low if min is None else min, high if max is None else max)
+    return FN["clamp"](input, low if min is None else min, high if max is None else max)
 
 
 clip = clamp
 
 
-def clamp_min(x: Tensor, min: Any) -> Tensor:
+def clamp_min(input: Tensor, min: Any) -> Tensor:
     """Limit values from below."""
-    return clamp(x, min=min)
+    return clamp(input, min=min)
 
 
-def clamp_max(x: Tensor, max: Any) -> Tensor:
+def clamp_max(input: Tensor, max: Any) -> Tensor:
     """Limit values from above."""
-    return clamp(x, max=max)
+    return clamp(input, max=max)
 
 
 def where(condition: Tensor, input: Any = None, other: Any = None) -> Any:
@@ -207,61 +209,61 @@ def _tensor_where(x: Tensor, condition: Tensor, other: Any) -> Tensor:
     return where_op(condition, x, other)
 
 
-def logical_not(x: Tensor) -> Tensor:
-    """Return not x, elementwise.
+def logical_not(input: Tensor) -> Tensor:
+    """Return not input, elementwise.
 
     >>> import treadle as td
     >>> td.logical_not(td.tensor([0, 2]))
     tensor([ True, False])
     """
-    return eq(x, 0) if x.dtype.kind != "b" else bitwise_not(x)
+    return eq(input, 0) if input.dtype.kind != "b" else bitwise_not(input)
 
 
 def _truth(x: Any) -> Any:
     return x.to(dtypes.bool_) if isinstance(x, Tensor) else bool(x)
 
 
-def logical_and(a: Any, b: Any) -> Tensor:
-    """Return a and b, elementwise."""
-    return bitwise_and(_truth(a), _truth(b))
+def logical_and(input: Any, other: Any) -> Tensor:
+    """Return input and other, elementwise."""
+    return bitwise_and(_truth(input), _truth(other))
 
 
-def logical_or(a: Any, b: Any) -> Tensor:
-    """Return a or b, elementwise."""
-    return bitwise_or(_truth(a), _truth(b))
+def logical_or(input: Any, other: Any) -> Tensor:
+    """Return input or other, elementwise."""
+    return bitwise_or(_truth(input), _truth(other))
 
 
-def logical_xor(a: Any, b: Any) -> Tensor:
-    """Return whether exactly one of a and b holds, elementwise."""
-    return bitwise_xor(_truth(a), _truth(b))
+def logical_xor(input: Any, other: Any) -> Tensor:
+    """Return whether exactly one of input and other holds, elementwise."""
+    return bitwise_xor(_truth(input), _truth(other))
 
 
-def isnan(x: Tensor) -> Tensor:
-    """Return where x is not a number.
+def isnan(input: Tensor) -> Tensor:
+    """Return where input is not a number.
 
     >>> import treadle as td
     >>> td.isnan(td.tensor([1.0, float("nan")]))
     tensor([False,  True])
     """
-    return ne(x, x)
+    return ne(input, input)
 
 
-def isinf(x: Tensor) -> Tensor:
-    """Return where x is infinite."""
-    return eq(abs(x), _math.inf) if x.dtype.kind == "f" else ne(x, x)
+def isinf(input: Tensor) -> Tensor:
+    """Return where input is infinite."""
+    return eq(abs(input), _math.inf) if input.dtype.kind == "f" else ne(input, input)
 
 
-def isfinite(x: Tensor) -> Tensor:
-    """Return where x is neither infinite nor NaN."""
-    return lt(abs(x), _math.inf) if x.dtype.kind == "f" else eq(x, x)
+def isfinite(input: Tensor) -> Tensor:
+    """Return where input is neither infinite nor NaN."""
+    return lt(abs(input), _math.inf) if input.dtype.kind == "f" else eq(input, input)
 
 
-def signbit(x: Tensor) -> Tensor:
-    """Return where x is negative (-0.0 included)."""
-    if x.dtype.kind != "f":
-        return lt(x, 0)
-    word = {2: dtypes.int16, 4: dtypes.int32, 8: dtypes.int64}[x.dtype.itemsize]
-    return lt(FN["bitcast"](x, word), 0)
+def signbit(input: Tensor) -> Tensor:
+    """Return where input is negative (-0.0 included)."""
+    if input.dtype.kind != "f":
+        return lt(input, 0)
+    word = {2: dtypes.int16, 4: dtypes.int32, 8: dtypes.int64}[input.dtype.itemsize]
+    return lt(FN["bitcast"](input, word), 0)
 
 
 def _real(x: Tensor) -> Tensor:
@@ -269,60 +271,60 @@ def _real(x: Tensor) -> Tensor:
     return x if x.dtype.kind == "f" else x.to(dtypes.get_default_dtype())  # type: ignore[no-any-return]
 
 
-def copysign(a: Tensor, b: Any) -> Tensor:
-    """Return |a| with the sign of b."""
-    size = abs(_real(a))
-    negative = signbit(b) if isinstance(b, Tensor) else signbit(size.new_full((), float(b)))
+def copysign(input: Tensor, other: Any) -> Tensor:
+    """Return |input| with the sign of b."""
+    size = abs(_real(input))
+    negative = signbit(other) if isinstance(other, Tensor) else signbit(size.new_full((), float(other)))
     return where_op(negative, -size, size)
 
 
-def log2(x: Tensor) -> Tensor:
+def log2(input: Tensor) -> Tensor:
     """Return the base-2 logarithm."""
-    return log(x) * (1 / _math.log(2.0))
+    return log(input) * (1 / _math.log(2.0))
 
 
-def log10(x: Tensor) -> Tensor:
+def log10(input: Tensor) -> Tensor:
     """Return the base-10 logarithm."""
-    return log(x) / _math.log(10.0)
+    return log(input) / _math.log(10.0)
 
 
-def exp2(x: Tensor) -> Tensor:
-    """Return 2 to the power x."""
-    return pow_op(2.0, x)
+def exp2(input: Tensor) -> Tensor:
+    """Return 2 to the power of input."""
+    return pow_op(2.0, input)
 
 
-def tan(x: Tensor) -> Tensor:
+def tan(input: Tensor) -> Tensor:
     """Return the tangent."""
-    return sin(x) / cos(x)
+    return sin(input) / cos(input)
 
 
-def asin(x: Tensor) -> Tensor:
+def asin(input: Tensor) -> Tensor:
     """Return the inverse sine."""
-    x = _real(x)
-    return atan2(x, sqrt(1 - x) * sqrt(x + 1))  # two roots: the slope at 1 is infinite, not NaN
+    input = _real(input)
+    return atan2(input, sqrt(1 - input) * sqrt(input + 1))  # two roots: the slope at 1 is infinite, not NaN
 
 
-def acos(x: Tensor) -> Tensor:
+def acos(input: Tensor) -> Tensor:
     """Return the inverse cosine."""
-    x = _real(x)
-    return atan2(sqrt(1 - x) * sqrt(x + 1), x)
+    input = _real(input)
+    return atan2(sqrt(1 - input) * sqrt(input + 1), input)
 
 
-def atan(x: Tensor) -> Tensor:
+def atan(input: Tensor) -> Tensor:
     """Return the inverse tangent."""
-    return atan2(x, 1.0)
+    return atan2(input, 1.0)
 
 
-def sinh(x: Tensor) -> Tensor:
+def sinh(input: Tensor) -> Tensor:
     """Return the hyperbolic sine."""
-    x = _real(x)
-    return (expm1(x) - expm1(-x)) * 0.5
+    input = _real(input)
+    return (expm1(input) - expm1(-input)) * 0.5
 
 
-def cosh(x: Tensor) -> Tensor:
+def cosh(input: Tensor) -> Tensor:
     """Return the hyperbolic cosine."""
-    x = _real(x)
-    return (exp(x) + exp(-x)) * 0.5
+    input = _real(input)
+    return (exp(input) + exp(-input)) * 0.5
 
 
 def _steep(x: Tensor) -> float:
@@ -330,128 +332,130 @@ def _steep(x: Tensor) -> float:
     return dtypes.finfo(x.dtype).eps ** -0.5
 
 
-def asinh(x: Tensor) -> Tensor:
+def asinh(input: Tensor) -> Tensor:
     """Return the inverse hyperbolic sine."""
-    x = _real(x)
-    a, steep = abs(x), _steep(x)
-    near = clamp(x, -steep, steep)
+    input = _real(input)
+    a, steep = abs(input), _steep(input)
+    near = clamp(input, -steep, steep)
     root = sqrt(near * near + 1)
     flat = near + near.sign() * (near * near / (root + 1))  # near + root - 1 for positive ones, without cancellation
     return where_op(
-        a > steep, sign(x) * (log(maximum(a, steep)) + _math.log(2.0)), where_op(x < 0, -log1p(-flat), log1p(flat))
+        a > steep,
+        sign(input) * (log(maximum(a, steep)) + _math.log(2.0)),
+        where_op(input < 0, -log1p(-flat), log1p(flat)),
     )
 
 
-def acosh(x: Tensor) -> Tensor:
+def acosh(input: Tensor) -> Tensor:
     """Return the inverse hyperbolic cosine."""
-    x = _real(x)
-    above, steep = x - 1, _steep(x)
+    input = _real(input)
+    above, steep = input - 1, _steep(input)
     near = minimum(above, steep)
-    return where_op(above > steep, log(x) + _math.log(2.0), log1p(near + sqrt(near) * sqrt(near + 2)))
+    return where_op(above > steep, log(input) + _math.log(2.0), log1p(near + sqrt(near) * sqrt(near + 2)))
 
 
-def atanh(x: Tensor) -> Tensor:
+def atanh(input: Tensor) -> Tensor:
     """Return the inverse hyperbolic tangent."""
-    x = _real(x)
-    return (log1p(x) - log1p(-x)) * 0.5
+    input = _real(input)
+    return (log1p(input) - log1p(-input)) * 0.5
 
 
-def lerp(a: Tensor, b: Tensor, weight: Any) -> Tensor:
-    """Return a + weight * (b - a)."""
-    return add_op(a, mul_op(sub_op(b, a), weight))
+def lerp(input: Tensor, end: Tensor, weight: Any) -> Tensor:
+    """Return input + weight * (end - input)."""
+    return add_op(input, mul_op(sub_op(end, input), weight))
 
 
-def addcmul(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
-    """Return x + value * a * b."""
-    return add_op(x, mul_op(mul_op(a, b), value))
+def addcmul(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """Return input + value * tensor1 * tensor2."""
+    return add_op(input, mul_op(mul_op(tensor1, tensor2), value))
 
 
-def addcdiv(x: Tensor, a: Tensor, b: Tensor, *, value: float = 1) -> Tensor:
-    """Return x + value * a / b."""
-    return add_op(x, mul_op(true_divide(a, b), value))
+def addcdiv(input: Tensor, tensor1: Tensor, tensor2: Tensor, *, value: float = 1) -> Tensor:
+    """Return input + value * tensor1 / tensor2."""
+    return add_op(input, mul_op(true_divide(tensor1, tensor2), value))
 
 
-def nan_to_num(x: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
+def nan_to_num(input: Tensor, nan: float = 0.0, posinf: float | None = None, neginf: float | None = None) -> Tensor:
     """Replace NaN and infinities by finite numbers."""
-    if x.dtype.kind != "f":
-        return x.clone()  # type: ignore[no-any-return]
-    info = dtypes.finfo(x.dtype)
-    x = where_op(isnan(x), nan, x)
-    x = where_op(eq(x, _math.inf), info.max if posinf is None else posinf, x)
-    return where_op(eq(x, -_math.inf), info.min if neginf is None else neginf, x)
+    if input.dtype.kind != "f":
+        return input.clone()  # type: ignore[no-any-return]
+    info = dtypes.finfo(input.dtype)
+    input = where_op(isnan(input), nan, input)
+    input = where_op(eq(input, _math.inf), info.max if posinf is None else posinf, input)
+    return where_op(eq(input, -_math.inf), info.min if neginf is None else neginf, input)
 
 
-def masked_fill(x: Tensor, mask: Tensor, value: Any) -> Tensor:
-    """Return x with value where mask holds.
+def masked_fill(input: Tensor, mask: Tensor, value: Any) -> Tensor:
+    """Return input with value where mask holds.
 
     >>> import treadle as td
     >>> td.masked_fill(td.ones(2), td.tensor([True, False]), 0.0)
     tensor([0., 1.])
     """
     return where_op(
-        mask, x.new_tensor(value) if x.dtype.kind != "f" and not isinstance(value, Tensor) else value, x
-    ).to(x.dtype)  # type: ignore[no-any-return]
+        mask, input.new_tensor(value) if input.dtype.kind != "f" and not isinstance(value, Tensor) else value, input
+    ).to(input.dtype)  # type: ignore[no-any-return]
 
 
-def isclose(a: Tensor, b: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
-    """Return where |a - b| <= atol + rtol * |b|."""
-    b = b if isinstance(b, Tensor) else a.new_full((), b)
-    if a.dtype.kind != "f":
-        a, b = a.to(dtypes.float64), b.to(dtypes.float64)
-    close = eq(a, b) | (le(abs(a - b), abs(b) * rtol + atol) & isfinite(a) & isfinite(b))
-    return close | (isnan(a) & isnan(b)) if equal_nan else close
+def isclose(input: Tensor, other: Any, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Tensor:
+    """Return where |input - other| <= atol + rtol * |other|."""
+    if rtol < 0 or atol < 0:
+        raise ArgumentError(f"isclose: rtol and atol must not be negative: {rtol}, {atol}")
+    other = other if isinstance(other, Tensor) else input.new_full((), other)
+    if input.dtype.kind != "f":
+        input, other = input.to(dtypes.float64), other.to(dtypes.float64)
+    close = eq(input, other) | (le(abs(input - other), abs(other) * rtol + atol) & isfinite(input) & isfinite(other))
+    return close | (isnan(input) & isnan(other)) if equal_nan else close
 
 
-def allclose(a: Tensor, b: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
+def allclose(input: Tensor, other: Tensor, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> bool:
     """Return whether all elements are close.
 
     >>> import treadle as td
     >>> td.allclose(td.ones(2), td.ones(2) + 1e-9)
     True
     """
-    return bool(isclose(a, b, rtol, atol, equal_nan).all())
+    return bool(isclose(input, other, rtol, atol, equal_nan).all())
 
 
-def equal(a: Tensor, b: Tensor) -> bool:
+def equal(input: Tensor, other: Tensor) -> bool:
     """Return whether shapes and all elements are equal.
 
     >>> import treadle as td
     >>> td.equal(td.ones(2), td.ones(2))
     True
     """
-    return a.shape == b.shape and bool(eq(a, b).all())
+    return input.shape == other.shape and bool(eq(input, other).all())
 
 
-def softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
+def softmax(input: Tensor, dim: Any = None, dtype: Any = None, *, axis: Any = None) -> Tensor:
     """Return exp(x) / sum(exp(x)) along a dimension.
 
     >>> import treadle as td
     >>> td.softmax(td.zeros(2), 0)
     tensor([0.5000, 0.5000])
     """
-    x = x if dtype is None else x.to(dtype)
-    return FN["softmax"](x, _axis("softmax", dim, x))
+    return _along("softmax", input, dim if axis is None else axis, dtype)
 
 
-def log_softmax(x: Tensor, dim: int, dtype: Any = None) -> Tensor:
+def log_softmax(input: Tensor, dim: Any = None, dtype: Any = None, *, axis: Any = None) -> Tensor:
     """Return the logarithm of softmax along a dimension."""
+    return _along("log_softmax", input, dim if axis is None else axis, dtype)
+
+
+def _along(op: str, x: Tensor, dim: Any, dtype: Any) -> Tensor:
     x = x if dtype is None else x.to(dtype)
-    return FN["log_softmax"](x, _axis("log_softmax", dim, x))
+    d = axis_of(op, dim, x.sig.ndim)
+    return FN[op](x, d) if x.sig.ndim else FN[op](x.reshape(1), d).reshape(())
 
 
-def _axis(op: str, dim: int, x: Tensor) -> int:
-    if x.ndim == 0:
-        raise ArgumentError(f"{op}: a 0-d tensor has no dimension to work along")
-    return axis_of(op, dim, x.ndim)
-
-
-def silu(x: Tensor) -> Tensor:
+def silu(input: Tensor) -> Tensor:
     """Return x * sigmoid(x)."""
-    return FN["silu"](x)
+    return FN["silu"](input)
 
 
-def floor_(x: Tensor) -> Tensor:
-    return x.copy_(floor(x))
+def floor_(input: Tensor) -> Tensor:
+    return input.copy_(floor(input))
 
 
 FUNCTIONS = """abs absolute neg negative sign floor sqrt exp log expm1 log1p sin cos tanh erf maximum minimum atan2

@@ -4,7 +4,7 @@ from typing import Any
 
 from treadle import tape
 from treadle._tensor import Tensor, View
-from treadle.api import convert, indexing, linalg, math, reduce, shape, text
+from treadle.api import convert, indexing, linalg, math, reduce, select, shape, text
 from treadle.autograd import backward
 from treadle.eager import inplace
 from treadle.eager.resolve import REVERSED
@@ -130,11 +130,20 @@ def _with_alpha(name: str) -> Any:
     return method
 
 
+_true_div_ = inplace.inplace_method(OPS["true_div"])
+
+
+def _div_(x: Tensor, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    """Divide in place and return the tensor; rounding_mode as in `div`."""
+    return _true_div_(x, other) if rounding_mode is None else _rounded_div_(x, other, rounding_mode=rounding_mode)
+
+
+_rounded_div_ = _inplace_by_copy("div", math.div)
 IN_PLACE: dict[str, Any] = {
     "add_": _with_alpha("add"),
     "sub_": _with_alpha("sub"),
     "mul_": inplace.inplace_method(OPS["mul"]),
-    "div_": inplace.inplace_method(OPS["true_div"]),
+    "div_": _div_,
 }
 IN_PLACE |= {
     "copy_": inplace.copy_,
@@ -152,11 +161,12 @@ IN_PLACE |= {
         "floor_divide", "logical_and", "logical_or", "nan_to_num",
     )
 }  # fmt: skip
-IN_PLACE |= {f"{n}_": _inplace_by_copy(n, getattr(shape, n)) for n in ("tril", "triu", "scatter", "scatter_add")}
+IN_PLACE |= {f"{n}_": _inplace_by_copy(n, getattr(shape, n)) for n in ("tril", "triu")}
+IN_PLACE |= {f"{n}_": _inplace_by_copy(n, getattr(select, n)) for n in ("scatter", "scatter_add")}
 IN_PLACE |= {
     "__iadd__": inplace.inplace_method(OPS["add"]), "__isub__": inplace.inplace_method(OPS["sub"]),
     "__imul__": IN_PLACE["mul_"],
-    "__itruediv__": IN_PLACE["div_"], "__ipow__": IN_PLACE["pow_"], "__iand__": IN_PLACE["bitwise_and_"],
+    "__itruediv__": _true_div_, "__ipow__": IN_PLACE["pow_"], "__iand__": IN_PLACE["bitwise_and_"],
     "__ior__": IN_PLACE["bitwise_or_"],
     "__ixor__": IN_PLACE["bitwise_xor_"], "__ifloordiv__": IN_PLACE["floor_divide_"],
     "__imod__": IN_PLACE["remainder_"],
@@ -164,24 +174,24 @@ IN_PLACE |= {
 
 
 # ---- metadata and autograd -----------------------------------------------------------------------------------------
-def numel(x: Tensor) -> int:
+def numel(input: Tensor) -> int:
     """Return the number of elements."""
-    return x.sig.size
+    return input.sig.size
 
 
-def is_tensor(x: Any) -> bool:
+def is_tensor(obj: Any) -> bool:
     """Return whether x is a Tensor.
 
     >>> import treadle as td
     >>> td.is_tensor(td.ones(1)), td.is_tensor(1.0)
     (True, False)
     """
-    return isinstance(x, Tensor)
+    return isinstance(obj, Tensor)
 
 
-def is_floating_point(x: Tensor) -> bool:
+def is_floating_point(input: Tensor) -> bool:
     """Return whether the elements are floating-point numbers."""
-    return x.dtype.is_floating_point
+    return input.dtype.is_floating_point
 
 
 def stride(x: Tensor, dim: int | None = None) -> Any:
@@ -302,6 +312,7 @@ def attach() -> None:
         math.METHODS,
         reduce.METHODS,
         shape.METHODS,
+        select.METHODS,
         linalg.METHODS,
         METHODS,
         OPERATORS,

@@ -15,17 +15,17 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     row = f"view_{function.__name__}"
 
     @functools.wraps(function)
-    def call(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def call(input: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not STATE.special and not kwargs:
             try:
-                sig, offset = x.sig.__dict__[row][args]
+                sig, offset = input.sig.__dict__[row][args]
             except (KeyError, TypeError, AttributeError):
                 pass
             else:
-                return make_view(x, sig, offset)
-        y = function(x, *args, **kwargs)
+                return make_view(input, sig, offset)
+        y = function(input, *args, **kwargs)
         if not kwargs and all(map(_constant, args)):
-            remember(row, x, args, y)
+            remember(row, input, args, y)
         return y
 
     return call

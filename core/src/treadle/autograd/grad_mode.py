@@ -5,7 +5,8 @@ import inspect
 from contextvars import ContextVar
 from typing import Any
 
-from treadle.tape import GRAD_MODE
+from treadle.op import STATE
+from treadle.tape import ASKED, GRAD_MODE
 
 is_grad_enabled = GRAD_MODE.get
 _INFERENCE: ContextVar[bool] = ContextVar("treadle_inference", default=False)
@@ -13,6 +14,7 @@ _INFERENCE: ContextVar[bool] = ContextVar("treadle_inference", default=False)
 
 class _Mode:
     value = False
+    asks = True  # whether it speaks for all tapes, or only for the one at hand
 
     def __new__(cls, mode: Any = True) -> Any:
         """`@no_grad` without brackets decorates the function it is given."""
@@ -21,12 +23,20 @@ class _Mode:
     def __init__(self) -> None:
         self._tokens: list[Any] = []
 
+    def _set(self) -> None:
+        value = self.value and not (self.asks and _INFERENCE.get())
+        asked = ASKED.set(value) if STATE.special and self.asks else None
+        self._tokens.append((GRAD_MODE.set(value), asked))
+
     def __enter__(self) -> Any:
-        self._tokens.append(GRAD_MODE.set(self.value))
+        self._set()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        GRAD_MODE.reset(self._tokens.pop())
+        mode, asked = self._tokens.pop()
+        GRAD_MODE.reset(mode)
+        if asked is not None:
+            ASKED.reset(asked)
 
     def again(self) -> Any:
         """A fresh one of the same meaning: every call of a decorated function has its own."""
@@ -67,7 +77,7 @@ class no_grad(_Mode):
 
 
 class enable_grad(_Mode):
-    """Record inside, also within no_grad.
+    """Record inside, also within no_grad, but not within inference_mode.
 
     >>> import treadle as td
     >>> with td.no_grad(), td.enable_grad():
@@ -90,7 +100,7 @@ class set_grad_enabled(_Mode):
     def __init__(self, mode: bool) -> None:
         super().__init__()
         self.value = bool(mode)
-        self._tokens.append(GRAD_MODE.set(self.value))
+        self._set()
 
     def __enter__(self) -> Any:
         return self
@@ -109,6 +119,18 @@ class _Set(_Mode):
         self.value = value
 
 
+class recording(_Set):
+    """Record or not on the tape at hand: what a transform does for itself, which says nothing about tapes outside."""
+
+    asks = False
+
+    def __new__(cls, mode: Any = True) -> Any:
+        return object.__new__(cls)
+
+    def again(self) -> Any:
+        return recording(self.value)
+
+
 class inference_mode(_Mode):
     """Record nothing inside; like no_grad, and says that no result will ever be trained on.
 
@@ -121,7 +143,7 @@ class inference_mode(_Mode):
     def __init__(self, mode: bool = True) -> None:
         super().__init__()
         self.mode = mode
-        self.value = not mode and is_grad_enabled()
+        self.value = not mode
 
     def __enter__(self) -> Any:
         self._tokens.append(_INFERENCE.set(self.mode))

@@ -60,7 +60,7 @@ class Case:
     def _dtype_of(self, k: int) -> DType:
         """Statistics beside half-precision operands are float32."""
         assert self.op is not None and self.dtype is not None
-        statistic = self.op.inputs[k].name in ("mean", "rstd", "var") and self.op.main != k
+        statistic = self.op.inputs[k].name in ("mean", "rstd", "var", "lse") and self.op.main != k
         return float32 if statistic and self.dtype.itemsize == 2 else self.dtype
 
     def place(self, arrays: list[Any], device: Any) -> list[Any]:

@@ -70,7 +70,7 @@ def _host_function(op: Op) -> Any:
         if not isinstance(x, Tensor):
             raise DTypeError(f"{op.name}: operand 'x' must be a tensor, not {type(x).__name__}")
         if STATE.special and (i := INTERPRETER.get()) is not None:
-            return i(op, (x,), tuple(attrs.values()))
+            return i(op, (x,), tuple({**op.attrs, **attrs}.values()))
         return x.new_tensor(op.reference(x.numpy(force=True), **attrs))
 
     function.__name__ = op.name

@@ -500,6 +500,15 @@ def _first_call(*args: Any, **kwargs: Any) -> Any:
     return COMPILE(*args, **kwargs)  # type: ignore[name-defined]  # noqa: F821 - in the scope that _lazily makes
 
 
+PUBLIC = {("x",): ("input",), ("a", "b"): ("input", "other")}  # what users call the operands of elementwise ops
+
+
+def _public(op: Op, code: types.CodeType) -> types.CodeType:
+    """The code with PyTorch's names for its parameters, for calls by keyword."""
+    names = PUBLIC.get(tuple(i.name for i in op.inputs))
+    return code if names is None else code.replace(co_varnames=(*names, *code.co_varnames[len(names) :]))
+
+
 def _lazily(op: Op, name: str, build: Any) -> Any:
     """A function that writes and compiles its own text when it is first called, so that importing stays cheap.
 
@@ -517,7 +526,7 @@ def _lazily(op: Op, name: str, build: Any) -> Any:
         exec(compile(build(scope), f"<op {name}>", "exec"), scope, made)
         real = made[name]
         function.__defaults__, function.__kwdefaults__ = real.__defaults__, real.__kwdefaults__
-        function.__code__ = real.__code__
+        function.__code__ = _public(op, real.__code__)
         return function(*args, **kwargs)
 
     scope["COMPILE"] = compile_and_call

@@ -26,7 +26,7 @@ def variadic_function(op: Op) -> Any:
 
     def function(*xs: Any, **attrs: Any) -> Any:
         if STATE.special and (i := INTERPRETER.get()) is not None:
-            return i(op, xs, tuple(attrs.values()))
+            return i(op, xs, tuple({**op.attrs, **attrs}.values()))
         try:
             entry = _ROWS.get((op.name, tuple([x.sig for x in xs]), tuple(attrs.items())))
         except AttributeError:  # not all are tensors
@@ -83,7 +83,7 @@ def lists_function(op: Op) -> Any:
 
     def function(*args: Any, **attrs: Any) -> Any:
         if STATE.special and (i := INTERPRETER.get()) is not None:
-            return i(op, args, tuple(attrs.values()))
+            return i(op, args, tuple({**op.attrs, **attrs}.values()))
         _check_lists(op, [list(a) for a in args if isinstance(a, (list, tuple))])
         token = tape.GRAD_MODE.set(False)
         try:

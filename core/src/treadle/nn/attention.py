@@ -186,7 +186,7 @@ class MultiheadAttention(Module):
         if not weights:
             return F.scaled_dot_product_attention(q, k, v, mask, p, causal), None
         scores = matmul(q * math.sqrt(1.0 / self.head_dim), k.transpose(-2, -1))
-        attention = ops.softmax(scores if mask is None else scores + mask, axis=-1)
+        attention = ops.softmax(scores if mask is None else scores + mask, axis=scores.dim() - 1)
         attention = F.dropout(attention, p)
         return matmul(attention, v), attention
 

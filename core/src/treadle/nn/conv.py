@@ -5,7 +5,7 @@ from typing import Any
 
 from treadle import creation, ops
 from treadle._tensor import Tensor
-from treadle.errors import UnsupportedError
+from treadle.errors import ArgumentError
 from treadle.nn import functional as F
 from treadle.nn import init
 from treadle.nn.functional.conv import same_padding
@@ -15,6 +15,9 @@ from treadle.nn.parameter import Parameter
 
 def _repeat(value: Any, n: int) -> tuple[int, ...]:
     return (value,) * n if isinstance(value, int) else tuple(value)
+
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
 class _Conv(Module):
@@ -46,8 +49,8 @@ class _Conv(Module):
             raise ValueError("in_channels must be divisible by groups")
         if out_channels % groups:
             raise ValueError("out_channels must be divisible by groups")
-        if padding_mode != "zeros":
-            raise UnsupportedError(f"{self._get_name()}: only padding_mode='zeros' is supported: {padding_mode!r}")
+        if padding_mode not in PADDING_MODES:
+            raise ArgumentError(f"padding_mode must be one of {PADDING_MODES}, but got padding_mode={padding_mode!r}")
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size, self.stride = _repeat(kernel_size, n), _repeat(stride, n)
         self.dilation, self.padding_mode = _repeat(dilation, n), padding_mode
@@ -69,6 +72,16 @@ class _Conv(Module):
             same_padding(self.kernel_size, self.stride, self.dilation)
         return padding
 
+    def _pad(self, input: Tensor) -> Tensor:
+        """Pad the spatial dimensions by the padding mode, which the convolution then leaves alone."""
+        if self.padding == "valid":
+            return input
+        if self.padding == "same":
+            sides = same_padding(self.kernel_size, self.stride, self.dilation)
+        else:
+            sides = [(p, p) for p in self.padding]
+        return F.pad(input, [n for side in reversed(sides) for n in side], mode=self.padding_mode)
+
     def reset_parameters(self) -> None:
         """Draw weight and bias anew, uniform in ±1/sqrt(fan_in)."""
         init.kaiming_uniform_(self.weight, a=math.sqrt(5))
@@ -86,7 +99,9 @@ class _Conv(Module):
             text += f", dilation={self.dilation}"
         if self.groups != 1:
             text += f", groups={self.groups}"
-        return text if self.bias is not None else text + ", bias=False"
+        if self.bias is None:
+            text += ", bias=False"
+        return text if self.padding_mode == "zeros" else text + f", padding_mode={self.padding_mode}"
 
 
 class Conv1d(_Conv):
@@ -100,12 +115,15 @@ class Conv1d(_Conv):
     ndim = 1
 
     def forward(self, input: Tensor) -> Tensor:
+        padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = self._pad(input), 0
         return F.conv1d(
             input,
             self.weight,
             self.bias,
             self.stride,
-            self.padding,
+            padding,
             self.dilation,
             self.groups,
         )
@@ -124,6 +142,8 @@ class Conv2d(_Conv):
 
     def forward(self, input: Tensor) -> Tensor:
         padding = self.padding
+        if self.padding_mode != "zeros":
+            input, padding = self._pad(input), (0, 0)
         if input.dim() != 4 or padding.__class__ is str:
             return F.conv2d(
                 input,

@@ -4,7 +4,7 @@ probabilities instead of keeping them (Dao et al. 2022)."""
 
 from typing import Any
 
-from treadle.dtypes import int32
+from treadle.dtypes import float32, int32
 from treadle.errors import ShapeError
 from treadle.op import MIXED, Op, composite
 from treadle.ops.contraction import matmul
@@ -13,14 +13,15 @@ from treadle.ops.manipulation import transpose_last
 from treadle.ops.reduction import sum_
 from treadle.ops.samples import Arg, bools, raises, s
 from treadle.ops.softmax import logsumexp
-from treadle.shapes import equal
+from treadle.shapes import equal, numel
 from treadle.spec import Spec
 
 INF = float("inf")
 
 
 def _lse_spec(q: Spec, k: Spec, mask: Spec | None = None, scale: float = 1.0, causal: bool = False) -> Spec:
-    return Spec((*_spec(q, k, k, mask).shape[:3], 1), q.dtype)
+    # half precision would be an error of all probabilities that the gradient makes of it
+    return Spec((*_spec(q, k, k, mask).shape[:3], 1), float32 if q.dtype.itemsize == 2 else q.dtype)
 
 
 def _grad_spec(g: Spec, q: Spec, k: Spec, v: Spec, mask: Spec | None, y: Spec, lse: Spec, scale: float = 1.0,
@@ -76,7 +77,10 @@ def _attention_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any,
 
 
 def _mask_grad(g: Any, q: Any, k: Any, v: Any, mask: Any, y: Any, lse: Any, scale: float, causal: bool) -> Any:
-    return _probabilities(q, k, mask, lse, scale, causal) * (matmul(g, transpose_last(v)) - sum_(g * y, (3,), True))
+    to = mask.dtype
+    g, q, k, v, mask, y = (a.to(lse.dtype) for a in (g, q, k, v, mask, y))  # rounded once, at the end
+    p = _probabilities(q, k, mask, lse, scale, causal)
+    return (p * (matmul(g, transpose_last(v)) - sum_(g * y, (3,), True))).to(to)
 
 
 def _cases(*lead: Any) -> list[Any]:
@@ -96,14 +100,20 @@ def _grad_cases() -> list[Any]:
 
 
 attention_lse: Op = composite("attention_lse", "q k mask? -> lse", _lse, spec=_lse_spec,
+    batch="q:0 k:0 mask:0 -> 0",
     samples=[s(c.args[0], c.args[1], c.args[3], **c.attrs) for c in _cases()[:2]], num=MIXED,
     doc="Return the log-sum-exp of the attention scores of every query.",
     errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), None)])
 attention_grad: Op = composite("attention_grad", "g q k v mask? y lse -> gq gk gv", _attention_grad, spec=_grad_spec,
+    cost=lambda gq, g, q, k, v, *rest, **attrs: 2 * numel(q.shape[:-1]) * k.shape[-2]
+        * (3 * q.shape[-1] + 2 * v.shape[-1]),
+    batch="g:0 q:0 k:0 v:0 mask:0 y:0 lse:0 -> 0 0 0",
     samples=_grad_cases(), num=MIXED, doc="Return the gradients of attention for queries, keys and values.",
     errors=[raises(ShapeError, "must be equal", (1, 2, 4, 3), *((1, 2, 3, 4),) * 3, None, (1, 2, 3, 4), (1, 2, 3, 1))])
 attention: Op = composite("attention", "q k v mask? -> y", _attention, {"q k v": attention_grad, "mask": _mask_grad},
     aux=(attention_lse, "lse"), spec=_spec, samples=_cases(),
+    cost=lambda y, q, k, v, mask=None, **attrs: 2 * numel(q.shape[:-1]) * k.shape[-2] * (q.shape[-1] + v.shape[-1]),
+    batch="q:0 k:0 v:0 mask:0 -> 0",
     num=MIXED,
     doc="Return softmax(q k' * scale + mask) v; a query that may see nothing gets zeros.",
     errors=[raises(ShapeError, "expected", (2, 3, 4, 5), (2, 3, 6, 4), (2, 3, 6, 7), None),

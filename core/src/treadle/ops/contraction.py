@@ -70,6 +70,7 @@ def _linear_w_grad(g: Any, x: Any) -> Any:
 
 
 dot_general: Op = Op("dot_general", "a b -> y", tier="kernel", category="contraction", spec=_dot_spec,
+    batch="a:1 -> 1 | b:2 -> 2 | a:0 b:0 -> 0", cost=lambda y, a, b: 2 * y.size * a.shape[-1],
     reference=np.matmul, dtypes=frozenset(ALL),
     vjp={"a": lambda g, b: dot_general(g, transpose_last(b)), "b": lambda g, a: dot_general(transpose_last(a), g)},
     samples=[s((2, 3, 4), (2, 4, 5)), s((1, 1, 1), (1, 1, 1)), s((3, 0, 4), (3, 4, 5)), s((2, 3, 0), (2, 0, 5)),
@@ -78,6 +79,7 @@ dot_general: Op = Op("dot_general", "a b -> y", tier="kernel", category="contrac
     doc="Multiply batches of matrices: (B, M, K) x (B, K, N) -> (B, M, N); half types accumulate in float32.",
     errors=[raises(ShapeError, "expected", (2, 3, 4), (2, 5, 4)), raises(ShapeError, "expected", (3, 4), (4, 5))])
 matmul: Op = composite("matmul", "a b -> y", _matmul, spec=_matmul_spec, reference=np.matmul, dtypes=frozenset(ALL),
+    batch="a:-2 -> -2 | b:-1 -> -1", cost=lambda y, a, b: 2 * y.size * a.shape[-1],
     promote="dtype",
     vjp={"a": lambda g, b, shape_a: sum_to(matmul(g, transpose_last(b)), shape_a),
         "b": lambda g, a, shape_b: sum_to(matmul(transpose_last(a), g), shape_b)},
@@ -89,6 +91,7 @@ matmul: Op = composite("matmul", "a b -> y", _matmul, spec=_matmul_spec, referen
         raises(ShapeError, "do not broadcast", (2, 4, 3), (5, 3, 2)),
         raises(ShapeError, "two dimensions", (3,), (3, 2))])
 linear: Op = composite("linear", "x w b? -> y", _linear, spec=_linear_spec, promote="dtype",
+    batch="x:* -> *", cost=lambda y, x, w, b=None: 2 * y.size * x.shape[-1],
     vjp={"x": _linear_x_grad, "w": _linear_w_grad, "b": lambda g: sum_(rows(g), (0,))},
     reference=lambda x, w, b=None: np.matmul(x, w.T) + (0 if b is None else b),
     samples=[s((3, 4), (5, 4), (5,)), s((3, 4), (5, 4), None), s((4,), (5, 4), (5,)), s((2, 3, 4), (5, 4), (5,)),

@@ -15,7 +15,7 @@ from treadle.ops.contraction import dot_general
 from treadle.ops.manipulation import flip, pad, permute, reshape, subscript, windows
 from treadle.ops.reduction import argmax, max_, sum_
 from treadle.ops.samples import Arg, ints, raises, s
-from treadle.shapes import equal
+from treadle.shapes import equal, numel
 from treadle.spec import Spec
 
 Pair = tuple[int, int]
@@ -178,6 +178,8 @@ def _grad_samples(second: str) -> list[Any]:
 
 
 conv2d_input_grad: Op = composite("conv2d_input_grad", "g w -> gx", _conv_input_grad, spec=_input_grad_spec,
+    cost=lambda gx, g, w, **attrs: 2 * g.size * numel(w.shape[1:]),
+    batch="g:0 -> 0; input_size[0]* | g:1 w:0 -> 1; input_size[1]* groups*",
     samples=_grad_samples("w"),
     vjp={"g": lambda g_gx, w, stride, padding, dilation, groups: conv2d(g_gx, w, None, stride, padding, dilation,
             groups),
@@ -186,6 +188,9 @@ conv2d_input_grad: Op = composite("conv2d_input_grad", "g w -> gx", _conv_input_
     doc="Return the gradient of conv2d for its input.",
     errors=[raises(ShapeError, "does not belong", (1, 3, 4, 4), (3, 2, 3, 3), input_size=(1, 2, 5, 5))])
 conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weight_grad, spec=_weight_grad_spec,
+    cost=lambda gw, g, x, **attrs: 2 * g.size * numel(gw.shape[1:]),
+    batch="g:1 -> 0; groups=1 weight_size[0]* | x:1 -> 1; groups=1 weight_size[1]* | "
+        "g:1 x:1 -> 0; weight_size[0]* groups*",
     samples=_grad_samples("x"),
     vjp={"g": lambda g_gw, x, stride, padding, dilation, groups: conv2d(x, g_gw, None, stride, padding, dilation,
             groups),
@@ -194,6 +199,8 @@ conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weig
     doc="Return the gradient of conv2d for its weight.",
     errors=[raises(ShapeError, "does not belong", (1, 3, 4, 4), (1, 2, 5, 5), weight_size=(3, 2, 3, 3))])
 conv2d: Op = composite("conv2d", "x w b? -> y", _conv, spec=_conv_spec, reference=_conv_reference, samples=CONV,
+    cost=lambda y, x, w, b=None, **attrs: 2 * y.size * numel(w.shape[1:]),
+    batch="x:0 -> 0 | w:0 b:0 -> 1; groups=1 | x:1 w:0 b:0 -> 1; groups*",
     promote="dtype",
     vjp={"x": lambda g, w, shape_x, stride, padding, dilation, groups: conv2d_input_grad(g, w, shape_x, stride, padding,
             dilation, groups),
@@ -288,10 +295,12 @@ MAX_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)),
     s((1, 1, 9, 9), kernel_size=(2, 2), stride=(1, 2), dilation=(2, 3)),
     s((0, 2, 4, 4), kernel_size=(2, 2), stride=(2, 2))]
 max_pool2d_indices: Op = composite("max_pool2d_indices", "x -> indices", _max_pool_indices, {}, spec=_indices_spec,
+    batch="x:0 -> 0",
     samples=MAX_POOL, num=EXACT,
     doc="Return where in its plane (row * width + column) each window's maximum lies.",
     errors=[raises(ShapeError, "does not fit", (1, 1, 2, 2), kernel_size=(3, 3), stride=(1, 1))])
 max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_grad, {"g": _max_pool_grad_grad},
+    batch="g:0 indices:0 -> 0; input_size[0]*",
     num=STEPWISE, spec=_max_grad_spec,
     samples=[s((2, 3, 2, 2), Arg((2, 3, 2, 2), "int64", 0, 16), input_size=(2, 3, 4, 4))],
     doc="Return the gradient of max_pool2d from the indices of its maxima.",
@@ -300,6 +309,7 @@ max_pool2d_grad: Op = composite("max_pool2d_grad", "g indices -> gx", _max_pool_
             input_size=(1, 1, 4, 4))])
 max_pool2d: Op = composite("max_pool2d", "x -> y", _max_pool,
     {"x": lambda g, indices, shape_x: max_pool2d_grad(g, indices, shape_x)}, aux=(max_pool2d_indices, "indices"),
+    batch="x:0 -> 0",
     spec=_pool_spec, samples=MAX_POOL, num=EXACT,
     doc="Return the maximum of every window; NaN wins, the first of equals.",
     errors=[raises(ShapeError, "does not fit", (1, 1, 2, 2), kernel_size=(3, 3), stride=(1, 1)),
@@ -360,6 +370,7 @@ AVG_POOL = [s((2, 3, 6, 8), kernel_size=(2, 2), stride=(2, 2)),
     s((1, 2, 7, 6), kernel_size=(2, 3), stride=(2, 2), ceil_mode=True),
     s((1, 2, 5, 5), kernel_size=(3, 2), stride=(1, 1), padding=(1, 1))]
 avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, num=MIXED, spec=_avg_grad_spec,
+    batch="g:0 -> 0; input_size[0]*",
     vjp={"g": lambda g_gx, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d(g_gx, kernel_size,
             stride, padding, ceil_mode, count_include_pad)},
     samples=[s(_avg_spec(Spec(x.args[0].shape, int64), **x.attrs).shape, input_size=x.args[0].shape,
@@ -368,6 +379,7 @@ avg_pool2d_grad: Op = composite("avg_pool2d_grad", "g -> gx", _avg_pool_grad, nu
     errors=[raises(ShapeError, "does not belong", (1, 1, 3, 3), input_size=(1, 1, 4, 4), kernel_size=(2, 2),
             stride=(2, 2))])
 avg_pool2d: Op = composite("avg_pool2d", "x -> y", _avg_pool, spec=_avg_spec, num=MIXED, samples=AVG_POOL,
+    batch="x:0 -> 0",
     vjp={"x": lambda g, shape_x, kernel_size, stride, padding, ceil_mode, count_include_pad: avg_pool2d_grad(g, shape_x,
             kernel_size, stride, padding, ceil_mode, count_include_pad)},
     doc="Return the average of every window.",

@@ -124,7 +124,7 @@ div: Op = binary("div", {"float": "a / b", "int": "trunc_div(a, b)", "uint": "tr
     errors=[raises(ShapeError, "do not broadcast", (3,), (4,)),
         raises(ZeroDivisionError, "zero", Arg((3,), "int32", 1), Arg((3,), "int32", 0, 1))])
 rem: Op = binary("rem", {"float": "rem(a, b)", "int": "trunc_rem(a, b)", "uint": "trunc_rem(a, b)"}, _trunc_rem,
-    {"a": lambda g, shape_a: sum_to(g, shape_a), "b": lambda g, a, b, shape_b: sum_to(-g * _truncate(a / b), shape_b)},
+    {"a": lambda g, shape_a: sum_to(g, shape_a), "b": lambda g, a, b, y, shape_b: sum_to(-g * round_((a - y) / b), shape_b)},
     dtypes=NUMERIC,
     samples=[s((4, 5), t(5, kind="positive")), s(t(3, 1), t(1, 4, kind="positive")), s((), t(kind="positive")),
         s((0,), t(0))],
@@ -169,10 +169,6 @@ where: Op = elementwise("where", "c a b", "select(c, a, b)", np.where,
     doc="Select from a where the condition c holds, else from b.",
     errors=[raises(ShapeError, "do not broadcast", bools(3), (4,), ()),
         raises(DTypeError, "condition must be bool", (3,), (3,), (3,))])
-
-
-def _truncate(x: Any) -> Any:
-    return where(x < 0, -floor(-x), floor(x))
 
 
 def _tie(g: Any, a: Any, b: Any, wins: Any) -> Any:
@@ -253,7 +249,8 @@ tanh_grad: Op = elementwise("tanh_grad", "g y", "g * (1 - y * y)", None, decompo
     **GRADIENT,
     doc="Return the gradient of tanh from its result y.")
 relu_grad: Op = elementwise("relu_grad", "g y", "select(y <= 0, 0, g)", None,
-    {"g": lambda g_gx, y: relu_grad(g_gx, y), "y": lambda g_gx: g_gx * 0},
+    {"g": lambda g_gx, y, shape_g: sum_to(relu_grad(g_gx, y), shape_g),
+        "y": lambda g_gx, shape_y: sum_to(g_gx * 0, shape_y)},
     decompose=lambda g, y: where(y <= 0, 0.0, g), **GRADIENT | {"num": EXACT},
     doc="Return g where the result y of relu was positive, else 0.")
 relu: Op = unary("relu", "select(x <= 0, 0, x)", lambda x: np.where(x <= 0, np.zeros_like(x), x),

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from treadle.dtypes import INTS, int32
+from treadle.dtypes import INTS, float32, int32
 from treadle.errors import ArgumentError, DTypeError, ShapeError
 from treadle.op import MIXED, Op, composite
 from treadle.ops.elementwise import exp, where
@@ -61,7 +61,8 @@ def _grad_spec(
 def _lse_spec(x: Spec) -> Spec:
     if x.ndim != 2:
         raise ShapeError(f"cross_entropy: logits (N, C) expected: {x.shape}")
-    return Spec(x.shape[:1], x.dtype)
+    # half precision would be an error of all probabilities that the gradient makes of it
+    return Spec(x.shape[:1], float32 if x.dtype.itemsize == 2 else x.dtype)
 
 
 def _parts(x: Any, t: Any, w: Any, ignore_index: int) -> Any:
@@ -108,6 +109,8 @@ def _grad(g: Any, x: Any, t: Any, w: Any, lse: Any, label_smoothing: float = 0.0
 
 def _weight_grad(g: Any, x: Any, t: Any, w: Any, y: Any, lse: Any, label_smoothing: float, ignore_index: int,
         reduction: str) -> Any:
+    to = w.dtype
+    g, x, w, y = (a.to(lse.dtype) for a in (g, x, w, y))  # rounded once, at the end
     hit, valid, weight = _parts(x, t, w, ignore_index)
     n = (x.shape[0], 1)
     logp = x - reshape(lse, n)
@@ -116,7 +119,7 @@ def _weight_grad(g: Any, x: Any, t: Any, w: Any, y: Any, lse: Any, label_smoothi
     shares = one * logp * (1.0 - label_smoothing) + reshape(valid, n) * logp * (label_smoothing / x.shape[1])
     if reduction == "mean":
         shares = shares + one * y  # the weights' sum divides: y is what each of its terms takes off
-    return -sum_(shares * rate, (0,))
+    return -sum_(shares * rate, (0,)).to(to)
 
 
 def _reference(

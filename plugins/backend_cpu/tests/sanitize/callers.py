@@ -35,13 +35,15 @@ JOBS = (
     ("sort", ((64, 500),), {}),
     ("cumsum", ((64, 900),), {"axis": 1}),
     ("cross_entropy", ((500, 100), (500,), None), {}),
+    ("max_pool2d_grad", ((8, 16, 16, 16),) * 2, {"input_size": (8, 16, 32, 32)}),
 )
+INDICES = {"cross_entropy": 1, "max_pool2d_grad": 1}  # the operand that holds int64 numbers
 
 
 def prepare(backend, rnd, name, shapes, attrs):
     """Return (bound kernel, its operands, its results as bytes)."""
     op = CATALOGUE[name]
-    kinds = [int64 if name == "cross_entropy" and k == 1 else float32 for k in range(len(shapes))]
+    kinds = [int64 if INDICES.get(name) == k else float32 for k in range(len(shapes))]
     ins = tuple(s and dense_sig(d, s, None) for s, d in zip(shapes, kinds, strict=True))
     attrs = {**op.attrs, **attrs}
     outs = op.spec(*[x and Spec(x.shape, x.dtype) for x in ins], **attrs)

@@ -312,7 +312,7 @@ def _attention(rnd, op, dtype):
 
 def _attention_grad(rnd, op, dtype):
     ins, y, attrs = _attention_parts(rnd, dtype)
-    lse = operand(rnd, dtype, (*y[:3], 1))
+    lse = operand(rnd, rnd.choice((dtype, _statistic(dtype))), (*y[:3], 1))
     return Draft((operand(rnd, dtype, y), *ins, operand(rnd, dtype, y), lse), attrs)
 
 
@@ -343,7 +343,8 @@ def _cross_entropy_grad(rnd, op, dtype):
     x, t, w, attrs, classes = _loss_parts(rnd, dtype)
     rows = x.shape[:1]
     g = operand(rnd, dtype, rows if attrs["reduction"] == "none" else ())
-    return Draft((g, x, t, w, operand(rnd, dtype, rows)), attrs, {2: classes})
+    lse = operand(rnd, rnd.choice((dtype, _statistic(dtype))), rows)
+    return Draft((g, x, t, w, lse), attrs, {2: classes})
 
 
 # ---- indexing ------------------------------------------------------------------------------------------------------

@@ -3,10 +3,12 @@
 import warnings
 from typing import Any
 
-from treadle import ops
+from treadle import creation, ops
 from treadle._tensor import Tensor
+from treadle.api import math
 from treadle.api.math import where
-from treadle.api.shape import one_hot as one_hot
+from treadle.api.select import one_hot as one_hot
+from treadle.api.shape import broadcast_tensors
 from treadle.dtypes import DType
 from treadle.errors import ArgumentError, UnsupportedError
 from treadle.random import next_state
@@ -136,8 +138,11 @@ def hardtanh(input: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace
     >>> td.nn.functional.hardtanh(td.tensor([-3.0, 0.5, 3.0])).tolist()
     [-1.0, 0.5, 1.0]
     """
-    low = where(input <= min_val, float(min_val), input)
-    return _result(input, where(low >= max_val, float(max_val), low), inplace)
+    if min_val > max_val:
+        raise ArgumentError(f"hardtanh: min_val cannot be greater than max_val: {min_val}, {max_val}")
+    kind = float if input.is_floating_point() else int
+    low = where(input <= min_val, kind(min_val), input)
+    return _result(input, where(low >= max_val, kind(max_val), low), inplace)
 
 
 def elu(input: Tensor, alpha: float = 1.0, inplace: bool = False) -> Tensor:
@@ -289,7 +294,7 @@ def softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: 
     [[0.5, 0.5]]
     """
     dim = _implicit_dim("softmax", input.dim(), dim)
-    return ops.softmax(input if dtype is None else input.to(dtype), axis=dim)
+    return math.softmax(input, dim, dtype)
 
 
 def softmin(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dtype: DType | None = None) -> Tensor:
@@ -311,7 +316,7 @@ def log_softmax(input: Tensor, dim: int | None = None, _stacklevel: int = 3, dty
     [-0.6931, -0.6931]
     """
     dim = _implicit_dim("log_softmax", input.dim(), dim)
-    return ops.log_softmax(input if dtype is None else input.to(dtype), axis=dim)
+    return math.log_softmax(input, dim, dtype)
 
 
 def glu(input: Tensor, dim: int = -1) -> Tensor:
@@ -345,26 +350,51 @@ def cosine_similarity(x1: Tensor, x2: Tensor, dim: int = 1, eps: float = 1e-8) -
     >>> td.nn.functional.cosine_similarity(td.ones(1, 2), -td.ones(1, 2)).tolist()
     [-0.9999999403953552]
     """
+    x1, x2 = broadcast_tensors(x1, x2)
     n1 = x1.norm(2, dim, keepdim=True).clamp(min=eps)
     n2 = x2.norm(2, dim, keepdim=True).clamp(min=eps)
     return ((x1 / n1) * (x2 / n2)).sum(dim)
 
 
-def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
-    """Pad with a constant: pad holds (before, after) pairs, the last dimension's pair first.
+# where the value of an element before, in or after the n given ones comes from, and how far padding may reach
+_PLACES: dict[str, Any] = {
+    "reflect": (lambda i, n: (n - 1) - ((n - 1) - i.abs()).abs(), lambda n: n - 1),
+    "replicate": (lambda i, n: i.clamp(0, n - 1), lambda n: 1 << 60 if n else 0),
+    "circular": (lambda i, n: i % n, lambda n: n),
+}
 
-    Negative numbers cut off.
+
+def _continued(x: Tensor, dim: int, width: tuple[int, int], mode: str) -> Tensor:
+    """Pad one dimension with values from inside."""
+    (before, after), (place, reach) = width, _PLACES[mode]
+    if mode == "circular" and min(width) < 0:  # what is cut off does not come back at the other end
+        x = x.narrow(dim, max(0, -before), x.shape[dim] + min(before, 0) + min(after, 0))
+        before, after = max(0, before), max(0, after)
+    n = x.shape[dim]
+    if max(before, after) > reach(n) or before + after + n < 0:
+        raise ArgumentError(f"pad: {mode} padding {width} does not fit dimension {dim} of size {n}")
+    return x.index_select(dim, place(creation.arange(-before, n + after, device=x.device), n))
+
+
+def pad(input: Tensor, pad: Any, mode: str = "constant", value: float | None = None) -> Tensor:
+    """Pad with a constant, or with the input's own values ('reflect', 'replicate', 'circular').
+
+    pad holds (before, after) pairs, the last dimension's pair first; negative numbers cut off.
 
     >>> import treadle as td
     >>> td.nn.functional.pad(td.ones(2), (1, 0)).tolist()
     [0.0, 1.0, 1.0]
     """
-    if mode != "constant":
-        raise UnsupportedError(f"pad: only mode='constant' is supported: {mode!r}")
+    if mode != "constant" and mode not in _PLACES:
+        raise ArgumentError(f"pad: mode must be 'constant' or one of {', '.join(map(repr, _PLACES))}: {mode!r}")
     if len(pad) % 2 or len(pad) > 2 * input.dim():
         raise ArgumentError(f"pad: needs (before, after) pairs for at most {input.dim()} dimensions: {tuple(pad)}")
     pairs = [(int(pad[i]), int(pad[i + 1])) for i in range(0, len(pad), 2)]
     widths = ((0, 0),) * (input.dim() - len(pairs)) + tuple(reversed(pairs))
+    if mode != "constant":
+        for dim, width in enumerate(widths):
+            input = _continued(input, dim, width, mode) if any(width) else input
+        return input
     for dim, (before, after) in enumerate(widths):
         if before < 0 or after < 0:
             start, size = max(0, -before), input.shape[dim]

@@ -93,4 +93,4 @@ def _weights(q: Tensor, k: Tensor, mask: Tensor | None, scale: float, dropout_p:
     scores = matmul(q * scale, k.transpose(-2, -1))
     if mask is not None:
         scores = scores + additive_mask(mask, scores)
-    return dropout(ops.softmax(scores, axis=-1), dropout_p)
+    return dropout(ops.softmax(scores, axis=scores.dim() - 1), dropout_p)

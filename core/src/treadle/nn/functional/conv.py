@@ -119,25 +119,28 @@ def max_pool2d(
     ceil_mode: bool = False,
     return_indices: bool = False,
 ) -> Any:
-    """Return the maximum of each window of (N, C, H, W) or (C, H, W).
+    """Return the maximum of each window of (N, C, H, W) or (C, H, W); with return_indices also where in its plane
+    (row * width + column) it lies.
 
     >>> import treadle as td
     >>> x = td.arange(4.0).reshape(1, 1, 2, 2)
     >>> td.nn.functional.max_pool2d(x, 2).item()
     3.0
     """
-    if return_indices:
-        raise ArgumentError("max_pool2d: return_indices=True is not supported; leave it out")
     kernel = pair(kernel_size, "max_pool2d kernel_size")
-    y = ops.max_pool2d(
-        _batched(input, "max_pool2d"),
-        kernel_size=kernel,
-        stride=kernel if stride is None else pair(stride, "max_pool2d stride"),
-        padding=pair(padding, "max_pool2d padding"),
-        dilation=pair(dilation, "max_pool2d dilation"),
-        ceil_mode=ceil_mode,
-    )
-    return y if input.dim() == 4 else y.squeeze(0)
+    attrs = {
+        "kernel_size": kernel,
+        "stride": _stride(stride, kernel, "max_pool2d"),
+        "padding": pair(padding, "max_pool2d padding"),
+        "dilation": pair(dilation, "max_pool2d dilation"),
+        "ceil_mode": ceil_mode,
+    }
+    x = _batched(input, "max_pool2d")
+    y = ops.max_pool2d(x, **attrs)
+    if not return_indices:
+        return y if input.dim() == 4 else y.squeeze(0)
+    indices = ops.max_pool2d_indices(x.detach(), **attrs)
+    return (y, indices) if input.dim() == 4 else (y.squeeze(0), indices.squeeze(0))
 
 
 def avg_pool2d(
@@ -158,7 +161,7 @@ def avg_pool2d(
     kernel = pair(kernel_size, "avg_pool2d kernel_size")
     attrs = {
         "kernel_size": kernel,
-        "stride": kernel if stride is None else pair(stride, "avg_pool2d stride"),
+        "stride": _stride(stride, kernel, "avg_pool2d"),
         "padding": pair(padding, "avg_pool2d padding"),
         "ceil_mode": ceil_mode,
     }
@@ -168,11 +171,22 @@ def avg_pool2d(
     elif divisor_override == 0:
         raise ArgumentError("avg_pool2d: divisor_override must not be zero")
     else:
-        if ceil_mode:  # windows over the edge have divisors of their own
-            raise ArgumentError("avg_pool2d: divisor_override needs ceil_mode=False")
         y = ops.avg_pool2d(x, count_include_pad=True, **attrs)
-        y = y * (kernel[0] * kernel[1] / divisor_override)
+        rows, columns = (_counts(x.shape[d], y.shape[d], d - 2, attrs) for d in (2, 3))
+        counts = [[r * c / divisor_override for c in columns] for r in rows]
+        y = y * creation.tensor(counts, dtype=y.dtype, device=y.device)
     return y if input.dim() == 4 else y.squeeze(0)
+
+
+def _stride(stride: Any, kernel: tuple[int, int], name: str) -> tuple[int, int]:
+    """The stride of a pooling: the size of a window unless given."""
+    return kernel if stride is None or stride in ((), []) else pair(stride, f"{name} stride")
+
+
+def _counts(size: int, out: int, axis: int, attrs: dict[str, Any]) -> list[int]:
+    """How many elements each window holds along one axis: padding counts, what hangs over it does not."""
+    kernel, stride, padding = (attrs[name][axis] for name in ("kernel_size", "stride", "padding"))
+    return [min(kernel, size + 2 * padding - o * stride) for o in range(out)]
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
@@ -183,7 +197,9 @@ def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
     (2, 3, 1, 1)
     """
     _batched(input, "adaptive_avg_pool2d")
-    sizes = (output_size, output_size) if isinstance(output_size, int | None) else output_size
+    sizes = (output_size, output_size) if isinstance(output_size, int | None) else tuple(output_size)
+    if len(sizes) != 2 or any(s is not None and s < 0 for s in sizes):
+        raise ArgumentError(f"adaptive_avg_pool2d: output_size must be one or two sizes from 0: {output_size}")
     h, w = input.shape[-2:]
     out_h, out_w = (n if s is None else s for s, n in zip(sizes, (h, w), strict=True))
     if (out_h, out_w) == (1, 1):

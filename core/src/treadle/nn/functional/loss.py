@@ -212,7 +212,7 @@ def smooth_l1_loss(
     """
     reduction = legacy_reduction(size_average, reduce, reduction)
     if beta < 0:
-        raise ValueError(f"smooth_l1_loss does not support negative values for beta: {beta}")
+        raise ArgumentError(f"smooth_l1_loss does not support negative values for beta: {beta}")
     _check_same("smooth_l1_loss", input, target)
     d = (input - target).abs()
     if beta == 0.0:
@@ -234,7 +234,7 @@ def huber_loss(
     1.5
     """
     if delta <= 0:
-        raise ValueError(f"huber_loss does not support non-positive values for delta: {delta}")
+        raise ArgumentError(f"huber_loss does not support non-positive values for delta: {delta}")
     _check_same("huber_loss", input, target)
     d = (input - target).abs()
     loss = where(d < delta, ops.square(d) * 0.5, (d - 0.5 * delta) * delta)
@@ -322,5 +322,5 @@ def kl_div(
         entropy = target * ops.log(where(zero, 1.0, target))
         loss = entropy - target * input
     if reduction == "batchmean":
-        return loss.sum() / input.shape[0]
+        return loss.sum() / input.shape[0] if input.dim() else loss
     return _reduce(loss, reduction)

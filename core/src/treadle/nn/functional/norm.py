@@ -10,12 +10,12 @@ from treadle.errors import ArgumentError, ShapeError
 
 
 def _check_training_size(shape: tuple[int, ...]) -> int:
-    """Return the number of values per channel; ValueError where a variance means nothing."""
+    """Return the number of values per channel; ArgumentError where a variance means nothing."""
     count = 1
     for dim, size in enumerate(shape):
         count *= 1 if dim == 1 else size
     if count == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got {shape}")
+        raise ArgumentError(f"Expected more than 1 value per channel when training, got {shape}")
     return count
 
 
@@ -49,7 +49,7 @@ def batch_norm(
         return ops.batch_norm_inference(input, running_mean, running_var, weight, bias, eps=eps)
     count = _check_training_size(tuple(input.shape))
     y, mean, var = ops.batch_norm(input, weight, bias, eps=eps)
-    if running_mean is not None or running_var is not None:
+    if count and (running_mean is not None or running_var is not None):  # an empty batch says nothing
         with no_grad():
             if running_mean is not None:
                 update_running(running_mean, mean, momentum)

@@ -21,9 +21,14 @@ TD_INLINE vec vec_load(const real *p) { return *(const loose_vec *)p; }
 TD_INLINE void vec_store(real *p, vec v) { *(loose_vec *)p = v; }
 TD_INLINE vec vec_all(real x) { return x - (vec){0}; }
 
+/* Whether n says all lanes and a whole vector is faster than a masked one: AVX2's masked stores take
+ * tens of cycles on some processors. */
+#define WHOLE_(n) (TD_VEC < 64 && (n) == LANES)
+
 /* The first n lanes (0 <= n <= LANES); the others are zero, and their memory is not touched. */
 TD_INLINE vec vec_load_n(const real *p, int64_t n)
 {
+    if (WHOLE_(n)) return vec_load(p);
 #if TD_VEC == 64 && REAL_SIZE == 4
     return (vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
 #elif TD_VEC == 64
@@ -43,6 +48,10 @@ TD_INLINE vec vec_load_n(const real *p, int64_t n)
 
 TD_INLINE void vec_store_n(real *p, vec v, int64_t n)
 {
+    if (WHOLE_(n)) {
+        vec_store(p, v);
+        return;
+    }
 #if TD_VEC == 64 && REAL_SIZE == 4
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 #elif TD_VEC == 64

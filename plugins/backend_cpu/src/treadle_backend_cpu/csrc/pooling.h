@@ -9,6 +9,7 @@
 #include <math.h>
 
 #define TASK_ELEMENTS 16384 /* inputs of one task, aimed at */
+#define CHECKED_INDICES 65536 /* indices of one task that only looks at them, aimed at */
 
 /* Integers of the forward kernels; the gradient of max_pool2d has only the first five. */
 typedef struct {
@@ -132,34 +133,21 @@ TD_INLINE void put_indices(int64_t *index, lane_index at, int64_t n, int64_t cor
 #endif
 }
 
-/* The reverse with step 2; the remaining lanes become 0. Returns whether a distance is negative or
- * does not fit a lane. */
-TD_INLINE int take_distances(const int64_t *index, lane_index *at, int64_t n, int64_t corner)
+/* The reverse with step 2, for indices inside a plane of less than 2^31 elements where lanes have 32
+ * bits: their lower halves say all. The remaining lanes become 0. */
+TD_INLINE lane_index take_distances(const int64_t *index, int64_t n, int64_t corner)
 {
-#if TD_VEC == 64 && REAL_SIZE == 4
-    const unsigned mask = (1u << n) - 1;
-    const __m512i start
-        = _mm512_add_epi64(_mm512_set1_epi64(corner), _mm512_setr_epi64(0, 2, 4, 6, 8, 10, 12, 14));
-    const __m512i next = _mm512_add_epi64(start, _mm512_set1_epi64(16));
-    const __m512i low = _mm512_maskz_sub_epi64(
-        (__mmask8)mask, _mm512_maskz_loadu_epi64((__mmask8)mask, index), start);
-    const __mmask8 rest = (__mmask8)(mask >> 8);
-    const __m512i high
-        = _mm512_maskz_sub_epi64(rest, _mm512_maskz_loadu_epi64(rest, index + 8), next);
-    *at = (lane_index)_mm512_inserti64x4(_mm512_castsi256_si512(_mm512_cvtepi64_epi32(low)),
-                                         _mm512_cvtepi64_epi32(high), 1);
-    return _mm512_cmpgt_epu64_mask(_mm512_or_epi64(low, high), _mm512_set1_epi64(INT32_MAX)) != 0;
+    lane_index lane, at = {0};
+    for (int l = 0; l < LANES; l++) lane[l] = l;
+#if REAL_SIZE == 4 && __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+    const real *halves = (const real *)index;
+    const int64_t left = TD_MIN(2 * n, LANES);
+    const vec a = vec_load_n(halves, left), b = vec_load_n(halves + left, 2 * n - left);
+    at = (lane_index)vec_even(a, b);
 #else
-    int64_t all = 0;
-    *at = (lane_index){0};
-    for (int64_t l = 0; l < n; l++) {
-        const int64_t d = (int64_t)((uint64_t)index[l]
-                                    - (uint64_t)(corner + 2 * l)); /* any index may be given */
-        (*at)[l] = (lane_type)d;
-        all |= d;
-    }
-    return (uint64_t)all > INT32_MAX;
+    for (int64_t l = 0; l < n; l++) at[l] = (lane_type)index[l];
 #endif
+    return (lane < (lane_type)n) & (at - (lane_type)corner - 2 * lane);
 }
 
 static void max_side_by_side(const pool_plan *p, const real *x, real *y, int64_t *index)
@@ -234,27 +222,34 @@ static int max_plane(const pool_plan *p, int64_t plane, real *scratch)
     return TD_OK;
 }
 
-/* Writes the gradient of a row of 2 x 2 windows. Returns lanes that are not zero where a maximum
+/* Writes the gradient of n <= LANES windows of 2 x 2. Returns lanes that are not zero where a maximum
  * lay outside its window. */
+TD_INLINE lane_index spread_windows(const real *g, const int64_t *index, int64_t corner, int64_t n,
+                                    int64_t width, real *upper)
+{
+    real *lower = upper + width;
+    const int64_t left = TD_MIN(2 * n, LANES), right = 2 * n - left;
+    const lane_index at = take_distances(index, n, corner), below = at - (lane_type)width;
+    lane_index hit[4] = {at == 0, at == 1, below == 0, below == 1};
+    vec v = vec_load_n(g, n), part[4];
+    for (int k = 0; k < 4; k++) part[k] = (vec)(hit[k] & (lane_index)v);
+    vec_store_n(upper, vec_zip_low(part[0], part[1]), left);
+    vec_store_n(lower, vec_zip_low(part[2], part[3]), left);
+    vec_store_n(upper + left, vec_zip_high(part[0], part[1]), right);
+    vec_store_n(lower + left, vec_zip_high(part[2], part[3]), right);
+    return ~(hit[0] | hit[1] | hit[2] | hit[3]);
+}
+
+/* The same for a row of them. The last whole vector may overlap the one before: parts of vectors are
+ * slow without AVX-512. */
 TD_INLINE lane_index spread_row(const real *g, const int64_t *index, int64_t corner, int64_t out,
                                 int64_t width, real *upper)
 {
-    real *lower = upper + width;
     lane_index strange = {0};
-    for (int64_t i = 0; i < out; i += LANES, corner += 2 * LANES) {
-        const int64_t n = TD_MIN(out - i, LANES), left = TD_MIN(2 * n, LANES), right = 2 * n - left;
-        lane_index at;
-        if (take_distances(index + i, &at, n, corner)) return ~(lane_index){0};
-        const lane_type below = (lane_type)width;
-        lane_index hit[4] = {at == 0, at == 1, at == below, at == below + 1};
-        strange |= ~(hit[0] | hit[1] | hit[2] | hit[3]);
-        vec v = vec_load_n(g + i, n), part[4];
-        for (int k = 0; k < 4; k++) part[k] = (vec)(hit[k] & (lane_index)v);
-        vec_store_n(upper + 2 * i, vec_zip_low(part[0], part[1]), left);
-        vec_store_n(lower + 2 * i, vec_zip_low(part[2], part[3]), left);
-        if (!right) continue;
-        vec_store_n(upper + 2 * i + LANES, vec_zip_high(part[0], part[1]), right);
-        vec_store_n(lower + 2 * i + LANES, vec_zip_high(part[2], part[3]), right);
+    if (out < LANES) return spread_windows(g, index, corner, out, width, upper);
+    for (int64_t i = 0; i < out; i += LANES) {
+        const int64_t at = TD_MIN(i, out - LANES);
+        strange |= spread_windows(g + at, index + at, corner + 2 * at, LANES, width, upper + 2 * at);
     }
     return strange;
 }
@@ -276,11 +271,18 @@ static int spread_side_by_side(const pool_shape *s, const real *g, const int64_t
     return !any;
 }
 
-static int indices_are_inside(const int64_t *index, int64_t n, int64_t limit)
+/* Looks at one task's share of the indices: the top bit of either term says that one is outside of
+ * 0 .. last, on every instruction set without a 64-bit comparison. */
+static void check_indices(int64_t task, void *ctx)
 {
+    pool_plan *p = ctx;
+    const pool_shape *s = &p->s;
+    const int64_t out = s->out[0] * s->out[1], from = task * p->per_task;
+    const uint64_t last = (uint64_t)(s->in[0] * s->in[1] - 1), *index = (const uint64_t *)p->indices_in;
+    const int64_t end = TD_MIN(from + p->per_task, s->planes) * out;
     uint64_t outside = 0;
-    for (int64_t i = 0; i < n; i++) outside |= (uint64_t)index[i] >= (uint64_t)limit;
-    return !outside;
+    for (int64_t i = from * out; i < end; i++) outside |= index[i] | (last - index[i]);
+    if (outside >> 63) __atomic_store_n(&p->status, TD_ERR_INDEX, __ATOMIC_RELAXED);
 }
 
 static int max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
@@ -291,7 +293,6 @@ static int max_grad_plane(const pool_plan *p, int64_t plane, real *scratch)
     const int64_t *index = p->indices_in + plane * out;
     real *gx = plane_out(p, plane, in, scratch);
     if (!p->side_by_side || !spread_side_by_side(s, g, index, gx)) {
-        if (!indices_are_inside(index, out, in)) return TD_ERR_INDEX;
         memset(gx, 0, (size_t)in * sizeof *gx);
         for (int64_t i = 0; i < out; i++) gx[index[i]] += g[i];
     }
@@ -438,8 +439,6 @@ static int run_pool(pool_plan *p)
     const pool_shape *s = &p->s;
     p->per_task = TD_MAX(1, TASK_ELEMENTS / TD_MAX(1, s->in[0] * s->in[1]));
     td_parallel(ceil_div(s->planes, p->per_task), run_planes, p);
-    if (p->status == TD_ERR_INDEX)
-        return td_fail(TD_ERR_INDEX, "max_pool2d_grad: an index lies outside its plane");
     return p->status;
 }
 
@@ -509,7 +508,11 @@ static int run_max_grad(const td_plan *plan, char **io, enum td_dtype format)
     const int64_t *in = p.s.in, *out = p.s.out;
     p.format = (int)format;
     p.indices_in = (const int64_t *)io[1];
-    p.side_by_side = in[0] / 2 == out[0] && in[1] / 2 == out[1] && in[1] < INT32_MAX / 2;
+    p.side_by_side = in[0] / 2 == out[0] && in[1] / 2 == out[1] && in[0] * in[1] <= INT32_MAX;
+    p.per_task = TD_MAX(1, CHECKED_INDICES / TD_MAX(1, out[0] * out[1]));
+    td_parallel(ceil_div(p.s.planes, p.per_task), check_indices, &p);
+    if (p.status)
+        return td_fail(TD_ERR_INDEX, "max_pool2d_grad: an index lies outside its plane");
     return run_pool(&p);
 }
 

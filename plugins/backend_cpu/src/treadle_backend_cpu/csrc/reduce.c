@@ -17,7 +17,8 @@ enum {
     LEAF = 32 * TD_VEC,     /* elements of a row leaf: 16 additions in each lane of float32 */
     ROWS_LEAF = 32,         /* rows of a column leaf */
     FAN = 8,                /* of the tree over column leaves */
-    TILE_BYTES = 65536, ACC_BYTES = 16384, BATCH = 1024, GRAIN = 65536
+    TILE_BYTES = 65536, ACC_BYTES = 16384, BATCH = 1024, GRAIN = 65536,
+    FAR_BYTES = 2 << 20     /* inputs that are read from L3 or beyond */
 };
 
 typedef struct {
@@ -320,6 +321,7 @@ static int KERNEL(reduce)(const td_plan *p, char **io) {
     for (int a = 0; a < n_reduced - 1; a++) b.runs *= b.reduced[a].size;
     if (b.outputs == 0) return TD_OK;
     if (b.n * b.runs == 0) return run_empty(&b, b.outputs);
+    b.order.far = TD_VEC == 64 && b.outputs * b.runs * b.n * b.kind->size > FAR_BYTES;
     if (!i[2]) return run_rows(&b);
     b.width = b.kept[--b.n_kept].size;
     b.outputs /= b.width;

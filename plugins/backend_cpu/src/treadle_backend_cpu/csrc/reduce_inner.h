@@ -11,8 +11,8 @@
 #include "order_keys.h"
 
 /* How a maximum reads its input: bits to flip first, and (floats) the largest magnitude that is
- * not NaN. */
-typedef struct { int64_t flip, inf; } td_order;
+ * not NaN. far: the whole input is too large for L2, which sums of floats want to know. */
+typedef struct { int64_t flip, inf; int far; } td_order;
 
 typedef void (*td_rows)(const void *x, int64_t m, int64_t n, int64_t stride, void *out,
                         const td_order *o);
@@ -63,11 +63,15 @@ typedef void (*td_decode)(const void *acc, int64_t n, void *y, int64_t stride, c
         }                                                                             \
     }
 
-#define TD_AHEAD 8192 /* bytes read ahead: far enough to cover DRAM, near enough to stay in L2 */
+/* Bytes read ahead: far enough to cover L3 or DRAM, near enough to stay in L2. A far input is asked
+ * for into L2 only where a vector is a whole cache line: a tenth faster than into L1 (Zen 4), but a
+ * third slower with shorter vectors. */
+#define TD_AHEAD 8192
+#define TD_AHEAD_FAR 4096
 
 /* Eight vectors of lanes, folded in halves at the end. */
 #define TD_FLOAT_ROWS(name, T, OP, START)                                                   \
-    TD_INLINE T name##_row(const T *x, int64_t n) {                                         \
+    TD_INLINE T name##_row(const T *x, int64_t n, int far) {                                \
         typedef T V __attribute__((vector_size(TD_VEC)));                                   \
         typedef T U __attribute__((vector_size(TD_VEC), aligned(sizeof(T)), may_alias));    \
         enum { L = TD_VEC / sizeof(T) };                                                    \
@@ -80,7 +84,8 @@ typedef void (*td_decode)(const void *acc, int64_t n, void *y, int64_t stride, c
             for (; j + 8 * L <= n; j += 8 * L) {                                            \
                 const U *v = (const U *)(x + j);                                            \
                 for (int k = 0; k < 8 * TD_VEC; k += 64)                                    \
-                    __builtin_prefetch((const char *)v + TD_AHEAD + k);                     \
+                    if (far) __builtin_prefetch((const char *)v + TD_AHEAD_FAR + k, 0, 2);  \
+                    else __builtin_prefetch((const char *)v + TD_AHEAD + k);                \
                 a0 = OP(a0, v[0]), a1 = OP(a1, v[1]), a2 = OP(a2, v[2]), a3 = OP(a3, v[3]); \
                 a4 = OP(a4, v[4]), a5 = OP(a5, v[5]), a6 = OP(a6, v[6]), a7 = OP(a7, v[7]); \
             }                                                                               \
@@ -98,9 +103,10 @@ typedef void (*td_decode)(const void *acc, int64_t n, void *y, int64_t stride, c
     }                                                                                       \
     static void name(const void *x_, int64_t m, int64_t n, int64_t stride, void *out,       \
                      const td_order *o) {                                                   \
-        (void)o;                                                                            \
         const T *x = x_;                                                                    \
-        for (int64_t i = 0; i < m; i++, x += stride) ((T *)out)[i] = name##_row(x, n);      \
+        T *y = out;                                                                         \
+        if (o->far) for (int64_t i = 0; i < m; i++) y[i] = name##_row(x + i * stride, n, 1); \
+        else for (int64_t i = 0; i < m; i++) y[i] = name##_row(x + i * stride, n, 0);       \
     }
 
 #define TD_SAME(v) (v)

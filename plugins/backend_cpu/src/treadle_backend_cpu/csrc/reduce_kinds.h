@@ -119,8 +119,8 @@ static td_order order_of(int op, int dtype) {
     const int kind = kind_of[dtype];
     const int64_t top = (int64_t)(1ull << (8 * kinds[MAX][kind].size - 1));
     const int is_unsigned = dtype == TD_B1 || (dtype >= TD_U8 && dtype <= TD_U64);
-    if (op < MAX) return (td_order){0, 0};
-    if (kind >= KF16) return (td_order){op == MIN ? top : 0, inf[kind]};
-    return (td_order){(is_unsigned ? top : 0) ^ (op == MIN ? -1 : 0), 0};
+    if (op < MAX) return (td_order){0};
+    if (kind >= KF16) return (td_order){op == MIN ? top : 0, inf[kind], 0};
+    return (td_order){(is_unsigned ? top : 0) ^ (op == MIN ? -1 : 0), 0, 0};
 }
 #endif
