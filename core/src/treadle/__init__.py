@@ -52,10 +52,16 @@ from treadle.shapes import Size as Size
 from treadle.spec import Spec as TensorSpec
 
 from treadle import autodiff as autograd
+from treadle import func as func
+from treadle import profiler as profiler
 from treadle import tree as tree
 from treadle.autograd.function import custom_vjp as custom_vjp
 from treadle.autograd.transforms import grad as grad, value_and_grad as value_and_grad, vjp as vjp
+from treadle.autograd.forward import jvp as jvp
+from treadle.batching.jacobian import hessian as hessian, jacobian as jacobian
+from treadle.batching.vmap import vmap as vmap
 from treadle.compiler.compiled import compile as compile
+from treadle.compiler.control import cond as cond, scan as scan, while_loop as while_loop
 from treadle.compiler.function import graph as graph
 from treadle.ir.dim import Dim as Dim
 from treadle.explain import explain as explain
@@ -66,7 +72,7 @@ inf, nan, pi, e, newaxis = math.inf, math.nan, math.pi, math.e, None
 __version__ = "0.1.0"
 
 # The outer layers: the engine works without these lines and folders.
-from treadle import data as data
+from treadle import data as data, utils as utils
 from treadle import nn as nn
 from treadle import optim as optim
 from treadle.weights import load as load, save as save

@@ -1,12 +1,14 @@
-"""The command `treadle`: devices, plugins, doctor, conform, demo."""
+"""The command `treadle`: devices, plugins, doctor, profile, conform, demo."""
 
 import argparse
 import importlib
 import json
+import runpy
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import treadle as td
 from treadle.conformance import runner
@@ -100,6 +102,18 @@ def demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def profile(args: argparse.Namespace) -> int:
+    """Run a script and print where its time went; with --trace, write a Chrome trace."""
+    sys.argv = [args.script, *args.arguments]
+    sys.path.insert(0, str(Path(args.script).resolve().parent))
+    with td.profiler.profile() as p:
+        runpy.run_path(args.script, run_name="__main__")
+    print(p.table(td.profiler.limits(p.device), args.top))
+    if args.trace:
+        p.export(args.trace)
+    return 0
+
+
 def conform(args: argparse.Namespace) -> int:
     """Run the conformance suite on a device."""
     return runner.main(args)
@@ -125,6 +139,12 @@ def parser() -> argparse.ArgumentParser:
     sub = commands.add_parser("demo", help=demo.__doc__)
     sub.add_argument("--out", default="treadle-demo", help="folder for weights and pictures")
     sub.set_defaults(run=demo)
+    sub = commands.add_parser("profile", help=profile.__doc__)
+    sub.add_argument("--trace", help="file for the trace (JSON, for chrome://tracing or ui.perfetto.dev)")
+    sub.add_argument("--top", type=int, default=30, help="rows to print")
+    sub.add_argument("script", help="a Python file")
+    sub.add_argument("arguments", nargs=argparse.REMAINDER, help="what the script is given")
+    sub.set_defaults(run=profile)
     sub = commands.add_parser("conform", help=conform.__doc__)
     runner.add_arguments(sub)
     sub.set_defaults(run=conform)

@@ -11,6 +11,7 @@ from typing import Any
 
 from treadle import tape
 from treadle._tensor import Tensor, is_leaf_node
+from treadle.compiler.joint import refusing
 from treadle.errors import DeviceError, TraceError
 from treadle.runtime import dispatch
 from treadle.tree import LEAF
@@ -64,8 +65,8 @@ def make_holds(guards: list[Any], grads: list[Any]) -> Any:
     return w.make("def holds():")
 
 
-def make_run(entry: Any, leaves: list[Any]) -> Any:
-    """The function from the leaves of the arguments to the result of a call."""
+def make_run(entry: Any, leaves: list[Any], execute: Any = None) -> Any:
+    """The function from the leaves of the arguments to the result of a call. execute: instead of the executable."""
     w, found, part = Writer(), entry.found, entry.forward
     tensors, storages = [], []
     for k, (source, sig) in enumerate(zip(found.sources, part.sigs, strict=True)):
@@ -84,7 +85,7 @@ def make_run(entry: Any, leaves: list[Any]) -> Any:
         w.line(f"if {tensors[k]}.root.node is not None: MARK({tensors[k]})")
     readers = [n.read for n in found.graph.numbers if n.read is not None]
     operands = storages + [f"*{w.name('N', k, read)}()" for k, read in enumerate(readers)]
-    w.scope["EXECUTE"] = part.run
+    w.scope["EXECUTE"] = execute or part.run
     w.line(f"out = EXECUTE({', '.join(operands)})")
     for k in entry.written:
         x, s = tensors[k], f"S{k}"
@@ -95,6 +96,8 @@ def make_run(entry: Any, leaves: list[Any]) -> Any:
         w.scope["RECORD"] = entry.record
         given = ["[" + ", ".join(names) + "]" for names in (outputs, tensors, [f"s{k}" for k in range(len(tensors))])]
         w.line(f"RECORD({', '.join(given)}, out)")
+    for k, text in found.refused.items():
+        w.line(f"{outputs[k]}.node = {w.name('E', k, refusing(text))}()")
     _result(w, found, outputs)
     return w.make("def run(leaves):")
 

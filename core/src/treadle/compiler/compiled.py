@@ -23,7 +23,7 @@ from treadle.creation import zeros
 from treadle.errors import ArgumentError, AutogradError, DeviceError, TraceError
 from treadle.ir.graph import Graph
 from treadle.ir.rewrite import duplicate
-from treadle.op import INTERPRETER, STATE, tracing
+from treadle.op import INTERPRETER, STATE, outside, tracing
 from treadle.runtime.device import get_default_device
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
@@ -45,8 +45,11 @@ class Compiled:
         functools.update_wrapper(self, f, updated=())
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if STATE.special and (TRACE.get() is not None or tracing()):  # inside of a trace or vmap it is part of that
-            return self.f(*args, **kwargs)
+        if STATE.special:
+            if TRACE.get() is not None or tracing():  # inside of a trace or vmap it is part of that
+                return self.f(*args, **kwargs)
+            if (watcher := INTERPRETER.get()) is not None:
+                return self._watched(watcher, args, kwargs)
         if not kwargs:
             try:  # tensors only: the common case, without a tree
                 flat = (is_grad_enabled(), *[x.sig for x in args], *[x.node is None for x in args])
@@ -71,6 +74,17 @@ class Compiled:
         if not kwargs and flat:
             self.flat[flat] = self.entries[key]
         return entry.run(leaves)
+
+    def _watched(self, watcher: Any, args: Any, kwargs: Any) -> Any:
+        """A call while an interpreter is current, which sees the executable as one thing."""
+        with outside():
+            leaves, structure = tree.flatten((args, kwargs))
+            key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
+            with _TRACING:
+                found = next((e for e in self.entries.get(key, ()) if e.holds()), None)
+                entry = found or self._trace(key, leaves, structure)
+            part = entry.forward
+            return make_run(entry, leaves, lambda *operands: watcher.executed(part, operands))(leaves)
 
     def _trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
         """Trace the function for one signature and remember what came out."""

@@ -38,13 +38,14 @@ class Step:
     None where the op has to be decomposed or run on the host.
     """
 
-    __slots__ = ("bound", "call", "ins", "lists", "outs")
+    __slots__ = ("bound", "call", "ins", "line", "lists", "outs")
 
     def __init__(
         self, call: Call | None, ins: list[Any], outs: list[Place | None], bound: Bound | None = None, lists: Any = ()
     ) -> None:
         self.call, self.ins, self.outs, self.bound = call, ins, outs, bound
         self.lists = lists  # of a list op: how long each list is
+        self.line = ""  # the user's line that the node came from
 
     def reads(self) -> Iterator[int]:
         """Buffers that it reads."""
@@ -120,12 +121,17 @@ class Plan:
 
     # ---- nodes -----------------------------------------------------------------------------------------------------
     def _lower(self, n: Node) -> None:
+        before = len(self.steps)
         if n.op.tier == "view":
             self._view(n)
         elif n.op.tier == "copy":
             self._assemble(n)
+        elif n.op.tier == "control":
+            self._control(n)
         else:
             self._kernel(n)
+        for s in self.steps[before:]:
+            s.line = n.line
 
     def _view(self, n: Node) -> None:
         (x,), (y,) = n.inputs, n.outputs
@@ -181,6 +187,15 @@ class Plan:
             call = call._replace(ins=bound.ins)
         outs = [None if v is None else self._new(v) for v in results]
         self.steps.append(Step(call, ins, outs, bound, lists))
+
+    def _control(self, n: Node) -> None:
+        """A branch or a loop: one step over row-major operands, which the executor runs with graphs of its own."""
+        values = [v for x in n.inputs for v in (x if x.__class__ is tuple else (x,))]
+        ins = [self._dense(self.places[v]) for v in values]
+        want = tuple(v is not None for v in n.outputs)
+        call = Call(n.op, tuple(p.sig for p in ins), n.specs, n.attrs, want)
+        lists = [len(x) for x in n.inputs if x.__class__ is tuple]
+        self.steps.append(Step(call, ins, [None if v is None else self._new(v) for v in n.outputs], None, lists))
 
     # ---- outputs ---------------------------------------------------------------------------------------------------
     def _donate(self) -> None:

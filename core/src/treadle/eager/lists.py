@@ -101,8 +101,15 @@ def run_inplace_list(op: Op, lists: list[list[Tensor]], numbers: list[float] | L
     lists: one list of tensors per `*` operand, all of one device and dtype per position. Each target's version is
     bumped. One kernel call where the backend claims the op for these tensors, the decomposition otherwise.
     """
-    if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
-        return i.step(op, lists, numbers, attrs)
+    if STATE.special and (i := INTERPRETER.get()) is not None:
+        if i.lifts:
+            return i.step(op, lists, numbers, attrs)
+        flat = tuple(chain.from_iterable(lists))
+        return i.watched(op, flat, attrs, lambda: _run_inplace_list(op, lists, numbers, attrs))
+    return _run_inplace_list(op, lists, numbers, attrs)
+
+
+def _run_inplace_list(op: Op, lists: list[list[Tensor]], numbers: list[float] | Live, attrs: dict[str, Any]) -> Any:
     attrs = {**op.attrs, **attrs}
     if isinstance(numbers, Live):
         numbers = numbers.read()

@@ -1,0 +1,3 @@
+"""PyTorch's place for data loading: `treadle.utils.data` is `treadle.data`."""
+
+from treadle.utils import data as data
