@@ -253,6 +253,8 @@ FAULTS = [
     (HEAD + "%y: float32[2, 3] = ^write(%x, %x) {items=((1, 2, 1), (0, 3, 1))}", "elements outside of float32"),
     (HEAD + "%y: float32[2, 3] = ^linear(%x, %x, %x)", "linear: bias"),
     (HEAD + '%y: float32[2, 3] = ^reshape(%x) {to="ab"}', "cannot use these operands and attributes|integers"),
+    (HEAD + "%y: float32[2, 3] = ^sgd_step([%x], [%x, %x], [], #s)", "'grads' has 2 values where the first has 1"),
+    (HEAD + "%z: float32[3] = sum(%x) {axes=(0,)} %y: float32[3] = ^sgd_step([%z], [%x], [], #s)", "'grads' has shape"),
     (HEAD + "%y: float32[2, 3] = mul(%x, <^K>)", "unknown name 'K'"),
     (HEAD + "%y: float32[2, 3] = mul(%x, ^ratio(1, 2))", "expected ratio"),
     (HEAD + "%y: float32[2, 3] = mul(%x, ^1e999)", "too large for float64"),
@@ -277,6 +279,15 @@ def test_faults_are_named_with_their_place(text, problem):
     with pytest.raises(FormatError, match=problem) as e:
         parse(text)
     assert str(e.value).startswith(f"line {line}, column {column}: ")
+
+
+def test_views_of_symbolic_sizes():
+    """What may be inside is accepted; what can never be is refused."""
+    text = "graph f[M: 1 to 8, N: 2 to inf](%x: float32[N]) {{ %y: float32[{0}] = subscript(%x) {{items=((1, <{0}>, 1),)}} return %y }}"
+    for count in ("M", "N - 1"):
+        round_trip(parse(text.format(count)))
+    with pytest.raises(FormatError, match=r"elements outside of float32\[N\]"):
+        parse(text.format("N"))
 
 
 def test_a_constant_has_one_named_result():

@@ -224,6 +224,20 @@ def test_graphs_in_attributes_are_checked():
         del GRAPH_OPS["hold"]
 
 
+def test_regions_of_copies_are_checked():
+    """No text can write outside of a result."""
+    regions = [[(0, ((3,), (1,), 0))], [(0, ((2,), (1,), 1))], [(0, ((2,), (1.0,), 0))]]
+    problems = ["goes into a region of shape", "elements outside of", "sizes and strides must be integers"]
+    op = Op("strange", "x -> y", tier="copy", category="copy", spec=lambda x: x)
+    try:
+        for layout, problem in zip(regions, problems, strict=True):
+            op.layout = lambda out, x, layout=layout: layout
+            with pytest.raises(TreadleError, match=problem):
+                parse("graph f(%x: float32[2]) { %y: float32[2] = strange(%x) return %y }")
+    finally:
+        del CATALOGUE["strange"]
+
+
 def test_rules_that_raise_anything_are_faults():
     def spec(x):
         raise ZeroDivisionError("by nothing")

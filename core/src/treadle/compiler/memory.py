@@ -5,7 +5,7 @@ and Lee 2020, "Efficient memory management for deep neural net inference": greed
 """
 
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from treadle.compiler.lower import Place, Plan, Step
 
@@ -35,9 +35,10 @@ def lives(plan: Plan) -> tuple[dict[int, Life], dict[int, int]]:
     owner = {b: b for b in first}
     for k, s in enumerate(plan.steps):
         if s.inplace:
-            for y in s.outs:
+            for n, y in enumerate(s.outs):
                 if y is not None and y.buffer in owner and first[y.buffer] == k:
-                    _take(s, k, y, owner, last)
+                    # of a list op, a result may only lie where the same tensor of the first list does
+                    _take(s.ins[n : n + 1] if s.lists else s.ins, s, k, y, owner, last)
     alive: dict[int, Life] = {}
     for b, o in owner.items():
         life = Life(first[b], last[b], plan.buffers[b].nbytes)
@@ -47,10 +48,10 @@ def lives(plan: Plan) -> tuple[dict[int, Life], dict[int, int]]:
     return alive, owner
 
 
-def _take(s: Step, k: int, y: Place, owner: dict[int, int], last: dict[int, int]) -> None:
+def _take(candidates: list[Any], s: Step, k: int, y: Place, owner: dict[int, int], last: dict[int, int]) -> None:
     """Let y lie where a dying operand of step k lies, if there is one."""
     taken = {owner.get(p.buffer) for p in s.outs if p is not None and p is not y}
-    for p in s.ins:
+    for p in candidates:
         if p.__class__ is not Place or p.buffer not in owner or p.offset or p.sig is not y.sig:
             continue
         o = owner[p.buffer]

@@ -20,7 +20,7 @@ from treadle.ir.dim import Dim, Ratio
 from treadle.ir.graph import Graph, Node, Number, Value
 from treadle.ir.printer import little, rounded
 from treadle.ir.tokens import Tokens
-from treadle.op import CATALOGUE, REQUIRED, Op
+from treadle.op import REQUIRED, Op, op_named
 from treadle.spec import Spec
 
 DTYPES = {d.name: d for d in dtypes.ALL}
@@ -192,7 +192,7 @@ class Parser(Tokens):
         if self.token == "constant":
             self.constant(made)
             return
-        op = CATALOGUE.get(self.token)
+        op = op_named(self.token)
         if op is None:
             self.fail(f"unknown op {self.token}" if self.kind == "name" else "expected an op after =")
         at, inputs = self.start, list[Any]()
@@ -328,7 +328,7 @@ class Parser(Tokens):
         read = float.fromhex if self.kind == "hexfloat" else float
         try:
             x = rounded(read(self.advance()), kind)
-        except OverflowError:  # only hexadecimal ones; others are infinite
+        except (OverflowError, ValueError):  # only hexadecimal ones; others are infinite
             x = math.inf
         if math.isinf(x):
             self.fail(f"too large for {kind.name}", start)
@@ -354,8 +354,18 @@ class Parser(Tokens):
         if any(isinstance(n, Dim) for n in spec.shape):
             self.fail("a constant has no symbolic sizes", start)
         self.advance()
+        data = self.data(spec)
+        problem = rules.constant_problem(data, spec)
+        if problem:
+            self.fail(problem, start)
+        self.define(name, self.scope.graph.constant(data, spec), start)
+
+    def data(self, spec: Spec) -> Any:
+        """An array, or a number that depends on symbolic sizes."""
+        if self.token in ("<", "ratio"):
+            return self.number()
         array = self.packed(spec) if self.token == "base64" else self.elements(spec)
-        self.define(name, self.scope.graph.constant(array.reshape(spec.shape), spec), start)
+        return array.reshape(spec.shape)
 
     def elements(self, spec: Spec) -> Any:
         start, found = self.start, list[bytes]()

@@ -35,7 +35,7 @@ class Printer:
     def graph(self) -> str:
         """The whole text."""
         g, pad = self.g, "\n" + self.indent + INDENT
-        body = [f"{self.result(v)} = constant {constant(a, v.spec)}" for v, a in g.constants.items()]
+        body = [f"{self.result(v)} = constant {self.constant(x, v.spec)}" for v, x in g.constants.items()]
         body += [self.node(n) + self._comment(n) for n in g.nodes]
         body.append(f"return {', '.join(map(self.name, g.outputs))}".rstrip())
         return f"{self.header()} {{{''.join([pad + line for line in body])}\n{self.indent}}}"
@@ -79,6 +79,10 @@ class Printer:
         if x.__class__ is tuple:
             return f"[{', '.join(map(self.name, x))}]"
         return f"#{x.name}" if x.__class__ is Number else self.literal(x)
+
+    def constant(self, x: Any, spec: Spec) -> str:
+        """The elements of an array, row-major, or a number that depends on symbolic sizes."""
+        return self.literal(x) if isinstance(x, (Dim, Ratio)) else elements(x, spec)
 
     def literal(self, x: Any) -> str:
         """A number, none, or what attributes may be else."""
@@ -125,6 +129,7 @@ def symbols(graph: Graph) -> list[Symbol]:
 def _parts(graph: Graph) -> Iterator[Any]:
     """Everything a graph holds that is or might be a size."""
     todo: list[Any] = [v.shape for v in (*graph.inputs, *graph.constants)]
+    todo += [x for x in graph.constants.values() if isinstance(x, (Dim, Ratio))]
     for n in graph.nodes:
         todo += [n.inputs, *n.attrs.values(), *[s.shape for s in n.specs]]
         todo += [v.shape for v in n.results()]
@@ -139,8 +144,8 @@ def _parts(graph: Graph) -> Iterator[Any]:
 
 
 # ---- constants -----------------------------------------------------------------------------------------------------
-def constant(array: Any, spec: Spec) -> str:
-    """The elements of a constant, row-major."""
+def elements(array: Any, spec: Spec) -> str:
+    """Few as numbers, many as bytes."""
     array = np.asarray(array)
     if array.size <= FEW:
         return f"[{', '.join([element(x, spec.dtype) for x in array.reshape(-1)])}]"

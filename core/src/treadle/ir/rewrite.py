@@ -1,6 +1,6 @@
 """Replacing Values in a Graph."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,7 +66,8 @@ def specialise(graph: Graph, env: Mapping[str, int]) -> tuple[Graph, dict[Value,
         )
         specs = [_sized(s, env) for s in n.specs]
         want = [v is not None for v in n.outputs]
-        made = out.add(Node(n.op, inputs, substitute_sizes(n.attrs, env), specs, n.line, want))
+        attrs = {k: specialise(x, env)[0] if isinstance(x, Graph) else x for k, x in n.attrs.items()}
+        made = out.add(Node(n.op, inputs, substitute_sizes(attrs, env), specs, n.line, want))
         now |= {a: b for a, b in zip(n.outputs, made.outputs, strict=True) if a is not None and b is not None}
     out.outputs = [now[v] for v in graph.outputs]
     return out, now
@@ -74,3 +75,23 @@ def specialise(graph: Graph, env: Mapping[str, int]) -> tuple[Graph, dict[Value,
 
 def _sized(spec: Spec, env: Mapping[str, int]) -> Spec:
     return Spec(substitute_sizes(spec.shape, env), spec.dtype)
+
+
+def needed(graph: Graph, outputs: Sequence[Value]) -> tuple[list[Node], set[Value]]:
+    """What outputs are computed by: nodes in their order, and all Values on the way, inputs and constants too."""
+    alive, nodes = set(outputs), []
+    for n in reversed(graph.nodes):
+        if any(v in alive for v in n.results()):
+            nodes.append(n)
+            alive.update(n.operands())
+    return nodes[::-1], alive
+
+
+def extract(graph: Graph, inputs: Sequence[Value], outputs: Sequence[Value], name: str = "") -> Graph:
+    """A graph of its own that computes outputs from inputs: a copy of what that takes; nothing else may be read."""
+    nodes, alive = needed(graph, outputs)
+    part = Graph(name or graph.name)
+    part.inputs, part.nodes, part.outputs = list(inputs), nodes, list(outputs)
+    part.constants = {v: a for v, a in graph.constants.items() if v in alive}
+    part.numbers = graph.numbers
+    return duplicate(part)[0]

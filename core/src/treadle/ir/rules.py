@@ -7,6 +7,8 @@ hold raises GraphError.
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+import numpy as np
+
 from treadle.dtypes import DType, bool_
 from treadle.errors import DimError, GraphError, TreadleError
 from treadle.ir.dim import Dim, Ratio
@@ -42,6 +44,18 @@ def results_of(op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any], declared:
     except Exception as e:  # rules take attributes to be of the right kind: what they raise for others may be anything
         fail(f"{op.name}: its rules cannot use these operands and attributes: {type(e).__name__}: {e}")
     return found
+
+
+def constant_problem(data: Any, spec: Spec) -> str:
+    """What is wrong with the data of a constant: an array of its type, or a number that depends on symbolic sizes."""
+    if isinstance(data, (Dim, Ratio)):
+        good = spec.shape == () and (spec.dtype.kind == "f" or (spec.dtype.kind in "iu" and isinstance(data, Dim)))
+        return "" if good else f"a constant of type {spec} cannot be {data}"
+    if not isinstance(data, np.ndarray):
+        return f"a constant must be an array, or a number with a symbolic size in it, not {data!r}"
+    if data.shape != tuple(spec.shape) or data.dtype != spec.dtype.np:
+        return f"a constant of type {spec} has the data of {data.dtype}{list(data.shape)}"
+    return ""
 
 
 # ---- operands ------------------------------------------------------------------------------------------------------
@@ -130,7 +144,8 @@ def _specs(op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any], declared: Dec
         return _lists(op, inputs)
     if op.category in ELEMENTWISE:
         return _sound(op, _elementwise(op, inputs, attrs, declared))
-    _check_dtypes(op, inputs, attrs)
+    if op.tier != "control":
+        _check_dtypes(op, inputs, attrs)
     if op.tier == "view":
         return _sound(op, _view(op, inputs[0].spec, attrs))
     specs = [v if v.__class__ is not Value else v.spec for x in inputs for v in (x if x.__class__ is tuple else (x,))]
@@ -192,7 +207,7 @@ def _one_dtype(op: Op, values: list[Value]) -> None:
 
 def _check_dtypes(op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> None:
     main = inputs[op.main]
-    if op.category == "create":
+    if op.category == "create" and "dtype" in attrs:
         _allowed(op, attrs["dtype"])
     elif main.__class__ is Value:
         _allowed(op, main.dtype)

@@ -44,7 +44,7 @@ def parse(text: str) -> Graph:
     >>> from treadle.ir.text import parse
     >>> parse("graph f(%x: float32[2]) { %y: float32[3] = neg(%x) return %y }")
     Traceback (most recent call last):
-    treadle.errors.FormatError: line 1, column 31: %y is declared float32[3], but neg gives float32[2]
+    treadle.errors.FormatError: line 1, column 27: %y is declared float32[3], but neg gives float32[2]
     """
     return Parser(text).only()
 

@@ -6,7 +6,7 @@ from treadle.errors import GraphError
 from treadle.ir import rules
 from treadle.ir.graph import Graph, Node, Number, Value
 from treadle.ir.printer import Printer, symbols
-from treadle.op import CATALOGUE
+from treadle.op import op_named
 
 
 def verify(graph: Graph) -> Graph:
@@ -62,9 +62,10 @@ class _Verifier:
                 self.fail(f"an input or constant is the result of {v.node.op.name}")
             self.define(v)
             rules.check_shape(f"graph {self.g.name}", v.shape)
-        for v, array in self.g.constants.items():
-            if array.shape != tuple(v.shape) or array.dtype != v.dtype.np:
-                self.fail(f"a constant of type {v.spec} has the data of {array.dtype}{list(array.shape)}")
+        for v, data in self.g.constants.items():
+            problem = rules.constant_problem(data, v.spec)
+            if problem:
+                self.fail(problem)
         names = [n.name for n in self.g.numbers]
         for n in self.g.numbers:
             if names.count(n.name) > 1 or not n.name.isidentifier() or n.kind not in (int, float):
@@ -77,7 +78,7 @@ class _Verifier:
         self.known.add(v)
 
     def check(self, n: Node) -> None:
-        if CATALOGUE.get(n.op.name) is not n.op:
+        if op_named(n.op.name) is not n.op:
             self.fail(f"{n.op.name} is not an op of the catalogue")
         for x in n.inputs:
             self.operand(x)
