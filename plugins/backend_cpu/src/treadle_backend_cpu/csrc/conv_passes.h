@@ -4,6 +4,17 @@
 #define TREADLE_CONV_PASSES_H
 #include "conv_thin.h"
 #include "conv_weight_thin.h"
+#if REAL_SIZE == 4
+#include "conv_winograd_choice.h"
+#else
+#define correlate_best correlate
+static int weight_best(const conv_shape *s, const conv_axis *rows, const conv_axis *cols,
+                       const real *g, const real *x, real *gw)
+{
+    weight_pass *pass = weight_thin_is_better(s) ? weight_thin : weight_wide;
+    return pass(s, rows, cols, g, x, gw);
+}
+#endif
 
 /* Memory for the taps of both axes; NULL when there is none. */
 static int64_t *axis_tables(const conv_shape *s, conv_axis *rows, conv_axis *cols)
@@ -41,7 +52,7 @@ int PASS(conv_forward)(const conv_shape *s, const void *const *in, void *y)
     if (!tables) return TD_ERR_MEMORY;
     forward_axis(&c.rows, s, 0);
     forward_axis(&c.cols, s, 1);
-    int status = correlate(&c);
+    int status = correlate_best(&c);
     td_scratch_free(tables);
     return status;
 }
@@ -76,7 +87,7 @@ int PASS(conv_input_grad)(const conv_shape *s, const void *const *in, void *gx)
         for (int64_t j = 0; j < s->stride[1] && !status; j++) {
             backward_axis(&c.cols, s, 1, j);
             c.y = (real *)gx + i * s->in[1] + j;
-            if (c.rows.taps && c.cols.taps && c.rows.out && c.cols.out) status = correlate(&c);
+            if (c.rows.taps && c.cols.taps && c.rows.out && c.cols.out) status = correlate_best(&c);
         }
     }
     td_scratch_free(c.packed);
@@ -91,8 +102,7 @@ int PASS(conv_weight_grad)(const conv_shape *s, const void *const *in, void *gw)
     if (!tables) return TD_ERR_MEMORY;
     forward_axis(&rows, s, 0);
     forward_axis(&cols, s, 1);
-    weight_pass *pass = weight_thin_is_better(s) ? weight_thin : weight_wide;
-    int status = pass(s, &rows, &cols, in[0], in[1], gw);
+    int status = weight_best(s, &rows, &cols, in[0], in[1], gw);
     td_scratch_free(tables);
     return status;
 }
