@@ -16,6 +16,8 @@ from treadle.errors import AutogradError
 next_id = itertools.count(-1, -1).__next__
 GRAD_MODE: ContextVar[bool] = ContextVar("treadle_grad", default=True)
 grad_enabled = GRAD_MODE.get
+# What no_grad and enable_grad blocks inside the innermost function under vmap say, for the tapes outside of it.
+ASKED: ContextVar[bool | None] = ContextVar("treadle_grad_asked", default=None)
 EDGES = 2  # where edges begin in a node
 
 

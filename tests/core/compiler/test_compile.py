@@ -405,3 +405,25 @@ def test_verify_names_the_first_node_that_differs(monkeypatch, device):
     f = td.compile(lambda x: (x @ x).tanh() @ x)
     with pytest.raises(td.errors.VerifyError, match=r"output 0 .*first node.*tanh.*test_compile\.py:\d+"):
         f(td.randn(4, 4))
+
+
+def test_views_closed_over():
+    w = td.randn(4, 3)
+    first, row, one = w.detach(), w[1], w[0, 0:1]
+    f = td.compile(lambda x: x @ first + row.flip(0) * one)
+    x = td.randn(4)
+    same(f(x), f.f(x))
+    w.mul_(2)
+    same(f(x), f.f(x))
+    assert f.traces == 1
+
+
+def test_layouts_that_nobody_named():
+    """The gradient of a reversed tensor is a view from strides alone, which is then reshaped there and back."""
+
+    def f(x):
+        z = td.cat([x[1:], x[:1]]).flip(0)
+        return (z.reshape(3, 1) * x.reshape(1, 3)).mean(0).tanh().sum()
+
+    x = td.randn(3)
+    same(td.compile(td.grad(f))(x), td.grad(f)(x))

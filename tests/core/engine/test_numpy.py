@@ -145,9 +145,15 @@ def test_as_tensor_shares_where_it_can():
     a = np.arange(3.0)
     x = td.as_tensor(a)
     a[0] = 9
-    assert x[0].item() == 9 and td.as_tensor(x) is x and td.asarray is td.as_tensor
+    assert x[0].item() == 9 and td.as_tensor(x) is x and td.asarray(x) is x
     assert td.as_tensor(a, dtype=td.float32).dtype is td.float32 and td.as_tensor([1, 2]).dtype is td.int64
     assert str(td.as_tensor(x, device="reference").device) == "reference:0"
+    y, z = td.asarray(a, copy=False), td.asarray(a, copy=True)
+    a[1] = 8
+    assert y[1].item() == 8 and z[1].item() != 8 and td.asarray([1.0], requires_grad=True).requires_grad
+    for call in (lambda: td.asarray([1], copy=False), lambda: td.asarray(a, dtype=td.float32, copy=False)):
+        with pytest.raises(ArgumentError, match="a copy is needed"):
+            call()
 
 
 def test_array_protocol():

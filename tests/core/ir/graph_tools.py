@@ -193,7 +193,7 @@ def traced_functions():
     for f in (fixed.windows, fixed.slices, fixed.inner_gradient, fixed.second_order, fixed.created):
         yield f.__name__, lambda f=f: td.compile(f)(td.randn(4, 4))
     for name in fixed.STEPPERS:
-        yield name, lambda name=name: fixed.test_a_training_step(name)
+        yield name, lambda name=name: fixed.test_a_training_step(name, 0)
     yield "any batch", dynamic.test_a_training_step_for_every_batch_size
     yield "any batch, from outside", dynamic.test_gradients_from_outside
 

@@ -90,8 +90,8 @@ def test_activations_at_extremes():
 
 
 def test_errors_say_what_would_do():
-    with pytest.raises(NotImplementedError, match="padding_mode='zeros'"):
-        nn.Conv2d(1, 1, 3, padding_mode="reflect")
+    with pytest.raises(ValueError, match="padding_mode must be one of"):
+        nn.Conv2d(1, 1, 3, padding_mode="mirror")
     with pytest.raises(ValueError, match="not supported for strided"):
         nn.Conv2d(1, 1, 3, padding="same", stride=2)
     with pytest.raises(ValueError, match="divisible by groups"):

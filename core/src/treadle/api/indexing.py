@@ -87,12 +87,13 @@ def __setitem__(x: Tensor, key: Any, value: Any) -> None:
         target = __getitem__(x, key)
         copy_(target, _squeeze_lead(_value(value, x), target.shape))
         return
+    if _is_mask(x, key) and not (isinstance(value, Tensor) and value.ndim):  # no need to know where it holds
+        copy_(x, FN["where"](key, _value(value, x), x))
+        return
     basic, advanced = _split(x, _expand(x, key))
     target = FN["subscript"](x, tuple(basic)) if basic is not None else x
     if not advanced:
         copy_(target, _squeeze_lead(_value(value, x), target.shape))
-    elif target is x and _is_mask(x, key) and not (isinstance(value, Tensor) and value.ndim):
-        copy_(x, FN["where"](key, _value(value, x), x))
     else:
         copy_(target, _scatter(target, advanced, _value(value, x)))
 

@@ -38,6 +38,8 @@ def grad_of(
 
     AutogradError for an input that is not on the tape or (unless allow_unused) was not used.
     """
+    if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
+        inputs = [x if (twin := i.lift(x)).node is None else twin for x in inputs]  # under vmap the tape stays outside
     for k, x in enumerate(inputs):
         if x.node is None:
             raise AutogradError(f"grad: input {k} ({x.dtype.name}{list(x.shape)}) does not require grad")
@@ -69,9 +71,9 @@ def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
         raise DTypeError(f"backward: the gradient must be a tensor, not {type(g).__name__}")
     if g.shape != y.shape:
         raise ShapeError(f"backward: the gradient has shape {g.shape}, the output {y.shape}")
-    if STATE.special and (i := INTERPRETER.get()) is not None:
+    if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
         g = i.lift(g)
-    if g.device is not y.device:
+    elif g.device is not y.device:
         raise DeviceError(f"backward: the gradient is on {g.device}, the output on {y.device}")
     return y.node, g if g.dtype is y.dtype else CATALOGUE["cast"](g, y.dtype)
 

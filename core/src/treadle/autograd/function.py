@@ -5,9 +5,9 @@ from typing import Any
 
 from treadle import tape
 from treadle._tensor import Tensor, detached
-from treadle.autograd.grad_mode import no_grad
+from treadle.autograd.grad_mode import recording
 from treadle.errors import AutogradError
-from treadle.op import CATALOGUE
+from treadle.op import CATALOGUE, INTERPRETER, STATE
 from treadle.spec import Spec
 from treadle.tape import Rule
 
@@ -81,10 +81,15 @@ class Function:
 
     @classmethod
     def apply(cls, *args: Any, **kwargs: Any) -> Any:
+        if STATE.special and (i := INTERPRETER.get()) is not None and i.lifts:
+            args = tuple(i.lift(x) if isinstance(x, Tensor) else x for x in args)
+            applied = i.apply(cls, args, kwargs)
+            if applied is not NotImplemented:
+                return applied
         nodes = [x.node if isinstance(x, Tensor) else None for x in args]
         record = tape.grad_enabled() and any(n is not None for n in nodes)
         ctx = FunctionCtx(tuple(n is not None for n in nodes))
-        with no_grad():
+        with recording(False):
             out = cls.forward(ctx, *args, **kwargs)
         if not record:
             return out

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from treadle import tape, tree
-from treadle._tensor import Tensor, is_leaf_node
-from treadle.api.convert import detach
+from treadle._tensor import Tensor, detached, is_leaf_node
 from treadle.autograd.backward import grad_of
-from treadle.autograd.grad_mode import enable_grad, is_grad_enabled
+from treadle.autograd.grad_mode import is_grad_enabled, recording
 from treadle.errors import ArgumentError, AutogradError
-from treadle.op import CATALOGUE
+from treadle.op import CATALOGUE, INTERPRETER, STATE
 
 
 def _variables(args: tuple[Any, ...], argnums: Any) -> tuple[list[Any], list[Tensor], Any]:
@@ -37,6 +36,8 @@ def _variable(x: Any) -> Any:
         raise AutogradError(
             f"grad: a differentiated argument must be of a floating-point type: {x.dtype.name}{list(x.shape)}"
         )
+    if STATE.special and (i := INTERPRETER.get()) is not None:
+        x = i.lift(x)
     if x.node is not None:
         return CATALOGUE["copy"](x)  # a node of its own that still leads to x
     return Tensor(x.storage, x.sig, tape.leaf_node())
@@ -62,14 +63,14 @@ def value_and_grad(
     """
 
     def run(*args: Any, **kwargs: Any) -> Any:
-        recording = is_grad_enabled()
-        with enable_grad():
+        outside = is_grad_enabled()
+        with recording(True):
             given, variables, plan = _variables(args, argnums)
             out = f(*given, **kwargs)
             y, aux = out if has_aux else (out, None)
             if not isinstance(y, Tensor) or y.sig.size != 1:
                 raise AutogradError("grad: the function must return a scalar tensor; use vjp or jacobian for others")
-            outer = recording and _leads_outside([y], variables)
+            outer = outside and _leads_outside([y], variables)
             found: list[Any] = [None] * len(variables)
             if y.node is not None:
                 found = grad_of((y,), variables, (None,), retain_graph=outer, create_graph=outer, allow_unused=True)
@@ -98,7 +99,7 @@ def _leads_outside(ys: list[Any], variables: list[Tensor]) -> bool:
 
 
 def _plain(x: Any) -> Any:
-    return detach(x) if isinstance(x, Tensor) and x.node is not None else x
+    return detached(x) if isinstance(x, Tensor) and x.node is not None else x
 
 
 def grad(f: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
@@ -125,12 +126,12 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[..., tuple[
     >>> pull(td.ones(2))[0].tolist()
     [2.0, 4.0]
     """
-    recording = is_grad_enabled()
-    with enable_grad():
+    outside = is_grad_enabled()
+    with recording(True):
         given, variables, plan = _variables(primals, tuple(range(len(primals))))
         out = f(*given)
     leaves, structure = tree.flatten(out)
-    outer = recording and _leads_outside(leaves, variables)
+    outer = outside and _leads_outside(leaves, variables)
 
     def pull(cotangents: Any) -> tuple[Any, ...]:
         gs, same = tree.flatten(cotangents)

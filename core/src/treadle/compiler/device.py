@@ -92,6 +92,8 @@ _ANY = Claim("any", None, (frozenset(),), None, False)  # type: ignore[arg-type]
 class TraceBackend(Backend):
     """Adds a Node for every kernel it is asked to run."""
 
+    copies = True
+
     def __init__(self, real: Device) -> None:
         self.name = real.type
 
@@ -112,7 +114,8 @@ class TraceBackend(Backend):
         raise TraceError(
             f"the value of a tensor is read while the function is being traced for compilation (at {_trace().line()}; "
             f"the tensor was made at {cell.line}): .item(), float(), bool(), print and Python's if and while need "
-            "values, which exist only when the compiled function runs; use td.where, or keep this part outside"
+            "values, which exist only when the compiled function runs; use td.where, or td.cond, td.scan and "
+            "td.while_loop, or keep this part outside"
         )
 
     def view(self, storage: Any, nbytes: int) -> Window:
@@ -136,7 +139,8 @@ class TraceBackend(Backend):
             for k, s in zip(present, storages, strict=True):
                 x = call.ins[k]
                 inputs[k] = _operand(s, x) if x.__class__ is Sig else s
-            node = _trace().add(call.op, tuple(inputs), call.attrs, call.outs, call.want)
+            operands = (tuple(inputs),) if call.op.inputs[0].many else tuple(inputs)
+            node = _trace().add(call.op, operands, call.attrs, call.outs, call.want)
             made = tuple(None if v is None else Cell(_trace(), v.spec.nbytes, v) for v in node.outputs)
             return made[0] if len(made) == 1 else made
 
@@ -164,6 +168,9 @@ def content(cell: Cell, kind: Any, layout: Layout) -> Value:
         size = cell.nbytes // kind.itemsize
         shape = layout[0] if numel(layout[0]) == size and layout[2] == 0 else (size,)
         cell.value = cell.trace.literal(cell.pending, Spec(tuple(shape), kind))
+    elif cell.value.dtype is not kind:  # it was copied before its type was known
+        op = CATALOGUE["cast" if kind.kind == "b" else "bitcast"]
+        cell.put(cell.trace.one(op, (cell.value,), {"dtype": kind}, Spec(cell.value.shape, kind)))
     return cell.value
 
 

@@ -6,8 +6,11 @@ from typing import Any
 from treadle import tape
 from treadle._tensor import Tensor
 from treadle.compiler.lower import Place, Plan, Step
+from treadle.compiler.passes import optimize
+from treadle.compiler.runners import RUNNERS
 from treadle.eager.resolve import copy_of, decomposed
-from treadle.ir.graph import Number
+from treadle.ir.graph import Graph, Number
+from treadle.ir.rewrite import duplicate
 from treadle.runtime import dispatch
 from treadle.sig import Sig
 
@@ -18,10 +21,11 @@ class Stepper:
     Outputs that are donated to an input lie in that input's storage and are not returned.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, plain: bool = False) -> None:
+        """plain: graphs of branches and loops run as they were traced, step by step."""
         self.plan, self.device = plan, plan.device
         self.constants = [dispatch.from_numpy(plan.device, a, "constant") for a in plan.constants]
-        self.calls = [_bind(s, plan.device) for s in plan.steps]
+        self.calls = [_bind(s, plan.device, plain) for s in plan.steps]
         self.last = _last_uses(plan)
 
     def __call__(self, *operands: Any) -> list[Any]:
@@ -37,7 +41,8 @@ class Stepper:
 
         def at(p: Any) -> Any:
             if p.__class__ is Place:
-                return backend.view(held[p.buffer], p.offset) if p.offset else held[p.buffer]
+                storage = self._given(held, p.buffer)  # of an empty tensor, nothing may have been written yet
+                return backend.view(storage, p.offset) if p.offset else storage
             return given[p] if p.__class__ is Number else p
 
         for step, call, gone in zip(plan.steps, self.calls, self.last, strict=True):
@@ -70,11 +75,22 @@ class Stepper:
         return held[buffer]
 
 
-def _bind(step: Step, device: Any) -> Any:
+def _ready(graph: Graph, device: Any, plain: bool) -> Any:
+    """The executable of a graph in an attribute, which others may share."""
+    copy, _ = duplicate(graph)
+    if plain:
+        return Stepper(Plan(copy, device), plain)
+    plan = Plan(optimize(copy, device), device)
+    return device.backend.compile(plan) or Stepper(plan)
+
+
+def _bind(step: Step, device: Any, plain: bool) -> Any:
     """A callable over the storages of the operands that are there."""
     call = step.call
     if call is None:
         return None
+    if call.op.tier == "control":
+        return RUNNERS[call.op.name](step, device, lambda graph: _ready(graph, device, plain))
     if step.bound is not None:
         return dispatch.native(device, call, step.bound)
     if step.lists:

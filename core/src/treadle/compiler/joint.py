@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from treadle import tape
 from treadle._tensor import Tensor, is_leaf_node
 from treadle.autograd.backward import grad_of
+from treadle.errors import TraceError
 from treadle.ir.graph import Graph, Value
 from treadle.ir.rewrite import substitute
 
@@ -27,23 +28,45 @@ class Backward(NamedTuple):
     wanted: list[int]  # indices of inputs
 
 
-def differentiable(results: list[Any]) -> list[int]:
-    """Which of the results somebody outside could differentiate: those whose tape is still whole."""
-    return [k for k, y in enumerate(results) if isinstance(y, Tensor) and y.node is not None and _whole(y.node)]
+def differentiable(results: list[Any]) -> tuple[list[int], dict[int, str]]:
+    """Which of the results somebody outside could differentiate: those whose tape is still whole.
+
+    Also those whose tape goes through something that has no gradient, and what it says when it is asked for one.
+    """
+    which, refused = [], {}
+    for k, y in enumerate(results):
+        runs = [getattr(rule, "inner", rule.run) for rule in _behind(y.node)] if isinstance(y, Tensor) else []
+        text = next((run.refuses for run in runs if hasattr(run, "refuses")), None)
+        if text is not None:
+            refused[k] = text
+        elif runs and tape.freed_run not in runs:
+            which.append(k)
+    return which, refused
 
 
-def _whole(edge: Any) -> bool:
-    stack, seen = [edge], set()
+def refusing(text: str) -> Any:
+    """A function that makes nodes which raise when a gradient arrives."""
+
+    def run(node: Any, g: Any) -> Any:
+        raise TraceError(text)
+
+    rule = tape.Rule("compiled function", 0, run, False)
+    return lambda: [tape.next_id(), rule]
+
+
+def _behind(edge: Any) -> list[tape.Rule]:
+    """The rules of all nodes behind an edge, that of a leaf among them."""
+    stack, seen, rules = [edge], set(), []
     while stack:
         edge = stack.pop()
         n = edge[0] if edge.__class__ is tuple else edge
-        if n[0] == 0 or n[0] in seen:
+        if n is None or n[0] in seen:
             continue
-        seen.add(n[0])
-        if n[1].run is tape.freed_run or getattr(n[1], "inner", None) is tape.freed_run:
-            return False
-        stack += [e for e in n[tape.EDGES : tape.EDGES + n[1].count] if e is not None]
-    return True
+        rules.append(n[1])
+        if n[0] != 0:
+            seen.add(n[0])
+            stack += n[tape.EDGES : tape.EDGES + n[1].count]
+    return rules
 
 
 def gradients(

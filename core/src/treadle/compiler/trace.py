@@ -76,7 +76,8 @@ class Trace(Interpreter):
         one = self.graph.constant(np.frombuffer(pattern, spec.dtype.np).reshape(()), scalar)
         return one if spec.shape == () else self.one(CATALOGUE["expand"], (one,), {"to": spec.shape}, spec)
 
-    def line(self) -> str:
+    @staticmethod
+    def line() -> str:
         """The user's line: the innermost frame outside of this package."""
         frame: Any = sys._getframe(1)
         while frame is not None:
@@ -104,7 +105,10 @@ class Trace(Interpreter):
         source = (tuple(x.shape), tuple(x.sig.strides), start // item)
         if cell is not origin:  # the op copied first
             source = (source[0], dense_sig(x.dtype, x.shape, x.device).strides, 0)
-        if layout != source:
+        origin_of = source
+        while origin_of in cell.paths and origin_of != layout:  # back to a layout that nobody named
+            origin_of = cell.paths[origin_of][2]
+        if origin_of != layout:
             cell.paths.setdefault(layout, (op, dict(zip(op.attrs, attrs, strict=True)), source))
 
     def place(self, device: Any) -> Any:
@@ -149,7 +153,7 @@ class Trace(Interpreter):
         found = self.twins.get(id(x))
         if found is None:
             twin = self._twin_of_view(x) if isinstance(x, View) else None
-            found = self.twins[id(x)] = (x, twin or self._twin(x))
+            found = self.twins[id(x)] = (x, self._twin(x) if twin is None else twin)
         return found[1]
 
     def _twin(self, x: Tensor) -> Tensor:
@@ -259,6 +263,7 @@ class Traced(NamedTuple):
     leaves: list[Any]  # (leaf, gradient or None when it was traced)
     guards: list[Any]  # (object, attribute, value) that the trace depended on
     backward: Backward | None = None  # for a function that can be differentiated from outside
+    refused: dict[int, str] = {}  # which of the outputs cannot, though they require grad, and why
 
 
 def trace(f: Any, args: list[Any], structure: Any, outer: bool = True, shapes: Any = None) -> Traced:
@@ -303,7 +308,7 @@ def _finish(t: Trace, args: list[Any], given: list[Any], result: Any) -> Traced:
             effects.append(Effect("output", None, t.value(x)))
     backward = None
     made = [x for x, r in zip(found, results, strict=True) if r[0] == "value"]
-    which = differentiable(made) if t.outer and is_grad_enabled() else []
+    which, refused = differentiable(made) if t.outer and is_grad_enabled() else ([], {})
     inputs = list(zip(t.sources, t.graph.inputs, strict=True))
     twins = [(k, t.twin_of(s, given)) for k, (s, _) in enumerate(inputs) if s.kind in ("state", "arg")]
     seeds, grads = gradients(t, [made[k] for k in which], twins) if which else ([], [])
@@ -334,4 +339,4 @@ def _finish(t: Trace, args: list[Any], given: list[Any], result: Any) -> Traced:
         backward = split(t.graph, seeds, grads, kept)._replace(outputs=which)
     t.graph.inputs = [v for v in t.graph.inputs if v not in seeds]
     leaves = [(leaf, g) for key, (leaf, g) in t.leaves.items() if key in t.looked or leaf.grad is not g]
-    return Traced(t.graph, t.sources, effects, results, structure, leaves, list(t.guards.values()), backward)
+    return Traced(t.graph, t.sources, effects, results, structure, leaves, list(t.guards.values()), backward, refused)

@@ -25,7 +25,7 @@ class Checked:
 
     def __init__(self, run: Any, plan: Plan, before: Graph) -> None:
         self.run, self.plan = run, plan
-        self.plain = Stepper(Plan(duplicate(before)[0], plan.device, plan.donated))
+        self.plain = Stepper(Plan(duplicate(before)[0], plan.device, plan.donated), plain=True)
 
     def __call__(self, *operands: Any) -> Any:
         plan, device = self.plan, self.plan.device

@@ -99,6 +99,7 @@ scatter_nd: Op = Op("scatter_nd", "x i u -> y", tier="kernel", category="index",
     errors=[raises(IndexError, "out of range|outside", (5, 3), ints(2, 1, low=5, high=6), (2, 3)),
         raises(ShapeError, "updates", (5, 3), ints(2, 1, high=5), (2, 2))])
 sort: Op = Op("sort", "x -> values indices", tier="kernel", category="sort", reference=_sort,
+    batch="x:* -> * *",
     spec=lambda x, descending=False: (x, Spec(x.shape, int64)), num=EXACT,
     vjp={"x": lambda g_values, indices, shape_x: _unsort(g_values, indices, shape_x)},
     samples=[s((7,)), s((4, 5)), s((4, 5), descending=True), s((1,)), s((0,)), s((3, 67))],
@@ -135,6 +136,7 @@ def _put_spec(x: Spec, i: Spec, u: Spec, axis: int, mode: str = "set") -> Spec:
 
 
 take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_nd(x, _along_index(x, i, axis)),
+    batch="axis",
     spec=_along_spec, dtypes=EVERY, num=EXACT,
     vjp={"x": lambda g, i, shape_x, axis: put_along(g.new_zeros(shape_x), i, g, axis, "add")},
     samples=[s((4, 5), ints(4, 2, high=5), axis=1), s((4, 5), ints(3, 5, high=4), axis=0),
@@ -145,6 +147,7 @@ take_along: Op = composite("take_along", "x i -> y", lambda x, i, axis: gather_n
         raises(ShapeError, "rank", (4, 5), ints(4), axis=1)])
 put_along: Op = composite("put_along", "x i u -> y",
     lambda x, i, u, axis, mode="set": scatter_nd(x, _along_index(x, i, axis), u, mode),
+    batch="axis",
     spec=_put_spec, dtypes=EVERY, num=STEPWISE, samples=[s((4, 5), ints(4, 2, high=5), (4, 2), axis=1, mode="add"),
         s((7,), ints(3, high=7), (3,), axis=0, mode="add")],
     doc="Return x with u written (or combined) at the places that i names along one axis.",
@@ -197,6 +200,7 @@ def _embedding_grad(g: Any, i: Any, num_embeddings: int, padding_idx: int = -1) 
 
 
 embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, num=STEPWISE, spec=_embedding_grad_spec,
+    batch="g:-1 -> -1",
     vjp={"g": lambda g_gw, i, padding_idx: _pad_rows(embedding(g_gw, i, padding_idx), i, padding_idx)},
     samples=[s((4, 3), ints(4, high=5), num_embeddings=5),
         s((2, 3, 4), ints(2, 3, high=9), num_embeddings=9, padding_idx=1),
@@ -205,6 +209,7 @@ embedding_grad: Op = composite("embedding_grad", "g i -> gw", _embedding_grad, n
     errors=[raises(ShapeError, "rows", (3, 4), ints(2, high=5), num_embeddings=5),
         raises(IndexError, "out of range|outside", (2, 4), ints(2, low=5, high=6), num_embeddings=5)])
 embedding: Op = composite("embedding", "w i -> y", lambda w, i, padding_idx=-1: gather_nd(w, _places(i, w.shape[0])),
+    batch="i:* -> * | w:1 -> -1",
     spec=_embedding_spec, reference=_embedding_reference,
     num=EXACT,
     vjp={"w": lambda g, i, shape_w, padding_idx: embedding_grad(g, i, shape_w[0], padding_idx)},

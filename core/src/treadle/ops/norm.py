@@ -77,6 +77,7 @@ def _ln_grad_spec(g: Spec, x: Spec, w: Spec | None, mean: Spec, rstd: Spec, ndim
 LN = [s((4, 5), (5,), (5,)), s((2, 3, 4), (4,), None), s((2, 3, 4), (3, 4), (3, 4), ndim=2), s((7,), None, None),
     s((0, 5), (5,), (5,)), s((3, 67), (67,), (67,), eps=1e-3)]
 layer_norm_stats: Op = composite("layer_norm_stats", "x -> mean rstd", _ln_stats, spec=_ln_stats_spec,
+    batch="x:* -> * *",
     samples=[s((4, 5)), s((2, 3, 4), ndim=2)], num=MIXED,
     doc="Return mean and reciprocal standard deviation over the last axes.",
     errors=[raises(ArgumentError, "ndim", (4, 5), ndim=3)])
@@ -88,6 +89,7 @@ layer_norm_grad: Op = composite("layer_norm_grad", "g x w? mean rstd -> gx gw gb
     errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), None, (5, 1), (5, 1))])
 layer_norm: Op = composite("layer_norm", "x w? b? -> y", _ln, {"x w b": layer_norm_grad},
     aux=(layer_norm_stats, "mean rstd"), spec=_ln_spec, samples=LN, num=MIXED,
+    batch="x:* -> *",
     doc="Normalise over the last axes, then scale and shift (Ba et al. 2016).",
     errors=[raises(ShapeError, "weight", (4, 5), (4,), None),
         raises(ArgumentError, "ndim", (4, 5), None, None, ndim=3)])
@@ -174,17 +176,20 @@ def _bn_inference(x: Any, mean: Any, var: Any, w: Any = None, b: Any = None, eps
 
 P = t(3, kind="positive")
 batch_norm_grad: Op = composite("batch_norm_grad", "g x w? mean var -> gx gw gb", _bn_grad, num=MIXED,
+    batch="g:1 x:1 w:0 mean:0 var:0 -> 1 0 0",
     spec=_bn_grad_spec,
     samples=[s((4, 3), (4, 3), (3,), (3,), P), s((2, 3, 4, 5), (2, 3, 4, 5), None, (3,), P)],
     doc="Return the gradients of batch_norm for its input, weight and bias.",
     errors=[raises(ShapeError, "must be equal", (4, 3), (4, 2), None, (2,), (2,))])
 batch_norm: Op = composite("batch_norm", "x w? b? -> y mean var", _bn, {"x w b": _bn_rule}, spec=_bn_spec, num=MIXED,
+    batch="x:1 w:0 b:0 -> 1 0 0",
     samples=[s((4, 3), (3,), (3,)), s((2, 3, 4, 5), (3,), (3,)), s((5, 3, 2), None, None),
         s((8, 3, 7, 7), (3,), None, eps=1e-3)],
     doc="Normalise over all axes but 1 with the batch's statistics, which are results too (Ioffe and Szegedy 2015).",
     errors=[raises(ShapeError, "two dimensions", (4,), None, None),
         raises(ShapeError, "weight, bias", (4, 3), (4,), None)])
 batch_norm_inference: Op = composite("batch_norm_inference", "x mean var w? b? -> y", _bn_inference,
+    batch="x:0 -> 0 | x:1 mean:0 var:0 w:0 b:0 -> 1",
     spec=_bn_inference_spec, num=MIXED,
     samples=[s((4, 3), (3,), P, (3,), (3,)), s((2, 3, 4, 5), (3,), P, None, None), s((0, 3, 2), (3,), P, (3,), (3,))],
     doc="Normalise over all axes but 1 with given statistics.",

@@ -144,10 +144,12 @@ def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = Fals
 
 
 mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, reference=_mean_reference, num=MIXED,
+    batch="axis",
     samples=reduction_samples()[:-2],
     doc="Return the mean over axes; of no elements it is NaN.",
     errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
 var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=MIXED,
+    batch="axis",
     samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
     doc="Return the variance over axes, divided by count - correction.",
     errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
@@ -183,11 +185,13 @@ def _arg(reduce: Op) -> Any:
 ARG_SAMPLES = [s((4, 5), axis=0), s((4, 5), axis=1, keepdims=True), s((7,), axis=0), s((), axis=0), s((37, 65), axis=1),
     s((2, 3, 4), axis=1)]
 argmax: Op = composite("argmax", "x -> y", _arg(max_), {}, spec=_arg_spec, check=_arg_check,
+    batch="axis",
     reference=_arg_reference(np.argmax), samples=ARG_SAMPLES, num=EXACT,
     dtypes=frozenset(ALL),
     doc="Return the first index (int64) of the largest along an axis; NaN wins.",
     errors=[raises(ArgumentError, "size 0", (0,), axis=0)])
 argmin: Op = composite("argmin", "x -> y", _arg(min_), {}, spec=_arg_spec, check=_arg_check,
+    batch="axis",
     reference=_arg_reference(np.argmin), samples=ARG_SAMPLES, num=EXACT,
     dtypes=frozenset(ALL),
     doc="Return the first index (int64) of the smallest along an axis; NaN wins.",
@@ -210,6 +214,7 @@ def _reversed(x: Any, axis: int) -> Any:
 
 cumsum: Op = composite("cumsum", "x -> y", _cumsum,
     {"x": lambda g, axis: _reversed(cumsum(_reversed(g, axis), axis), axis)}, spec=lambda x, axis: x, dtypes=NUMERIC,
+    batch="axis",
     num=MIXED,
     reference=lambda x, axis: np.cumsum(x, axis, dtype=x.dtype),
     samples=[s((4, 5), axis=0), s((4, 5), axis=1), s((37,), axis=0), s((0, 3), axis=0)],

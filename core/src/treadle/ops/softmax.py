@@ -64,23 +64,28 @@ def _lse_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
 
 
 softmax_grad: Op = composite("softmax_grad", "g y -> gx", lambda g, y, axis: y * (g - sum_(g * y, (axis,), True)),
+    batch="axis",
     spec=_grad_spec, samples=PAIR, num=MIXED,
     doc="Return the gradient of softmax from its result y.",
     errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), axis=1)])
 softmax: Op = composite("softmax", "x -> y", _softmax, {"x": softmax_grad}, spec=lambda x, axis: x,
+    batch="axis",
     reference=_softmax_reference, samples=AXIS, num=MIXED,
     doc="Return exp(x) / sum(exp(x)) along an axis, without overflow.",
     errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axis=1)])
 log_softmax_grad: Op = composite("log_softmax_grad", "g y -> gx",
     lambda g, y, axis: g - exp(y) * sum_(g, (axis,), True), spec=_grad_spec, samples=PAIR, num=MIXED,
+    batch="axis",
     doc="Return the gradient of log_softmax from its result y.",
     errors=[raises(ShapeError, "must be equal", (4, 5), (5, 4), axis=1)])
 log_softmax: Op = composite("log_softmax", "x -> y", _log_softmax, {"x": log_softmax_grad}, spec=lambda x, axis: x,
+    batch="axis",
     samples=AXIS, num=MIXED,
     reference=_log_softmax_reference, doc="Return the logarithm of softmax along an axis.",
     errors=[raises(DTypeError, "not defined for int64", ints(4, 5), axis=1)])
 logsumexp: Op = composite("logsumexp", "x -> y", _lse,
     {"x": lambda g, x, y, axes: exp(x - kept(y, x.shape, axes)) * kept(g, x.shape, axes)},
+    batch="axis",
     spec=lambda x, axes, keepdims=False: Spec(reduced(x.shape, axes, keepdims), x.dtype), reference=_lse_reference,
     num=MIXED,
     samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0,), keepdims=True), s((2, 3, 4), axes=(1,)), s((7,), axes=(0,)),

@@ -191,7 +191,8 @@ class Backend:
         """Return an executable for a lowered Graph (treadle.compiler.lower.Plan), or None to have it run step by step.
 
         It is called as `run(*storages of the inputs, *numbers)` and returns the storages of all outputs that are not
-        donated, in order; it must be safe to call from several threads.
+        donated, in order; it must be safe to call from several threads. Steps without `bound` are none of the backend's
+        kernels: decompositions, and branches and loops, whose graphs it is asked about one by one.
         """
         return None
 

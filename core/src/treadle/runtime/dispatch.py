@@ -233,9 +233,11 @@ def fill(device: Any, storage: Any, value: Any, spec: Spec | Sig) -> None:
 
 def assemble(op: Op, device: Any, ins: Sequence[Any], out: Spec, attrs: dict[str, Any]) -> Any:
     """The kernel of a copy op: an allocation, a fill where the op has a number operand, and one copy per region."""
+    backend = device.backend
+    if backend.copies:
+        return backend.bind(Call(op, tuple(ins), (out,), attrs, (True,))).run
     specs = [Spec(x.shape, x.dtype) for x in ins if isinstance(x, Sig)]
     regions = op.layout(out, *specs, **attrs)
-    backend = device.backend
     copy, alloc, nbytes, item = backend.copy_strided, backend.alloc, out.nbytes, out.dtype.itemsize
     plan = [(k, ins[k].shape, layout[1], ins[k].strides, layout[2] * item) for k, layout in regions if ins[k].size]
     filled = any(not isinstance(x, Sig) for x in ins)

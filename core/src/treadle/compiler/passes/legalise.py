@@ -26,7 +26,10 @@ def legalise(graph: Graph, device: Any) -> Graph:
         if n.op.decompose is None or n.op.category == "lists" or _claimed(n, device):
             done.append(n)
             continue
-        n.inputs = tuple(instead.get(x, x) if x.__class__ is Value else x for x in n.inputs)
+        n.inputs = tuple(
+            tuple(instead.get(v, v) for v in x) if x.__class__ is tuple else instead.get(x, x) if x.__class__ is Value else x
+            for x in n.inputs
+        )
         inner = _decomposed(n, graph, device, instead)
         todo += reversed(inner)
     graph.nodes = done
@@ -37,11 +40,13 @@ def _claimed(n: Node, device: Any) -> bool:
     backend = device.backend
     if not backend.candidates(n.op):
         return False
+    operands = [v for x in n.inputs for v in (x if x.__class__ is tuple else (x,))]
     ins = tuple(
         dense_sig(x.dtype, tuple(x.shape), device) if x.__class__ is Value else None if x is None else x.__class__
-        for x in n.inputs
+        for x in operands
     )
-    outs = n.outputs if any(v is not None for v in n.outputs[len(n.op.results) :]) else n.outputs[: len(n.op.results)]
+    count = len(n.op.results)
+    outs = n.outputs if n.op.aux is None or any(v is not None for v in n.outputs[count:]) else n.outputs[:count]
     want = tuple(v is not None for v in outs)
     return backend.bind(Call(n.op, ins, n.specs[: len(outs)], n.attrs, want)) is not None
 
@@ -73,6 +78,8 @@ def _decomposed(n: Node, graph: Graph, device: Any, instead: dict[Value, Value])
 
 
 def _tensor(t: Interpreter, x: Any, home: Any) -> Any:
+    if x.__class__ is tuple:
+        return [_tensor(t, v, home) for v in x]
     if x.__class__ is not Value:
         return x
     return Tensor(Cell(t, x.spec.nbytes, x), dense_sig(x.dtype, tuple(x.shape), home))
