@@ -47,8 +47,7 @@ def variadic_function(op: Op) -> Any:
 
 def _resolve(op: Op, xs: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[Any, ...], Any]:
     """Check and promote the operands; (operands, (kernel, sig of the result)), remembered."""
-    if not xs or not all(isinstance(x, Tensor) for x in xs):
-        raise DTypeError(f"{op.name}: one tensor or more expected: {[type(x).__name__ for x in xs]}")
+    _check_tensors(op, xs)
     if len({x.dtype for x in xs}) > 1:
         common = dtypes.result_type([x.dtype for x in xs], [], [])
         xs = tuple(x if x.dtype is common else resolving.CAST[0](x, common) for x in xs)
@@ -57,6 +56,11 @@ def _resolve(op: Op, xs: tuple[Any, ...], attrs: dict[str, Any]) -> tuple[tuple[
     kernel = dispatch.assemble(op, xs[0].device, [x.sig for x in xs], out, attrs)
     entry = (kernel, resolving.dense_sig(out.dtype, out.shape, xs[0].device))
     return xs, _remember((op.name, tuple([x.sig for x in xs]), tuple(attrs.items())), entry)
+
+
+def _check_tensors(op: Op, xs: Any) -> None:
+    if not xs or not all(isinstance(x, Tensor) for x in xs):
+        raise DTypeError(f"{op.name}: one tensor or more expected: {[type(x).__name__ for x in xs]}")
 
 
 def _rule(op: Op, rule: Any, name: str, count: int) -> Rule:
@@ -75,6 +79,31 @@ def _remember(key: Any, entry: Any) -> Any:
         _ROWS.clear()
     _ROWS[key] = entry
     return entry
+
+
+# ---- regions -------------------------------------------------------------------------------------------------------
+def fused_function(op: Op) -> Any:
+    """The eager function of `fused(*tensors, body, results)`: one kernel, or the ops of the body; nothing is recorded."""
+
+    def function(*xs: Any, **attrs: Any) -> Any:
+        if STATE.special and (i := INTERPRETER.get()) is not None:
+            return i(op, xs, tuple(attrs.values()))
+        _check_tensors(op, xs)
+        key = (op.name, tuple([x.sig for x in xs]), repr(attrs))  # repr: 1.0 == 1, and 0.0 == -0.0
+        kernel, sigs = _ROWS.get(key) or _remember(key, _bind_fused(op, xs, attrs))
+        made = kernel(*[x.storage for x in xs])
+        return tuple(map(Tensor, made if len(sigs) > 1 else (made,), sigs))
+
+    function.__name__ = op.name
+    return function
+
+
+def _bind_fused(op: Op, xs: Any, attrs: dict[str, Any]) -> Any:
+    resolving._same_device(op, xs)
+    outs = op.spec(*[Spec(x.shape, x.dtype) for x in xs], **attrs)
+    ins, device = [x.sig for x in xs], xs[0].device
+    kernel = dispatch.bind(op, device, ins, outs, attrs, (True,) * len(outs), resolving.decomposed)
+    return kernel.run, tuple(resolving.dense_sig(o.dtype, o.shape, device) for o in outs)
 
 
 # ---- optimizer steps -----------------------------------------------------------------------------------------------

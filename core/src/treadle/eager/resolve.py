@@ -70,20 +70,20 @@ def _normal(op: Op, args: tuple[Any, ...]) -> tuple[tuple[Any, ...], bool]:
     """Operands as tensors, exact ints and floats, or None; says whether anything was replaced."""
     out: list[Any] = []
     home = next((a.device for a in args if isinstance(a, Tensor)), None)
-    if home is None:
-        raise DTypeError(f"{op.name}: at least one operand must be a tensor: {describe(op, args)}")
     for a, spec in zip(args, op.inputs, strict=True):
         if isinstance(a, Tensor) or a.__class__ is int or a.__class__ is float or (a is None and spec.optional):
             out.append(a)
         elif isinstance(a, np.generic):
             out.append(a.item())
         elif isinstance(a, bool):
-            out.append(_constant(a, home))
+            out.append(a if home is None else _constant(a, home))
         elif isinstance(a, (int, float)):
             out.append(float(a) if isinstance(a, float) else int(a))
         else:
             what = "is missing" if a is None else f"must be a tensor or a number, not {type(a).__name__}"
             raise DTypeError(f"{op.name}: operand {spec.name!r} {what}")
+    if home is None:
+        raise DTypeError(f"{op.name}: at least one operand must be a tensor: {describe(op, args)}")
     numbers_ok = op.category in ELEMENTWISE
     for a, spec in zip(out, op.inputs, strict=True):
         if not isinstance(a, Tensor) and a is not None and not (numbers_ok or spec.number):
