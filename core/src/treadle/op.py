@@ -189,8 +189,8 @@ class Op:
     """
 
     __slots__ = (
-        "attrs", "aux", "aux_names", "batch", "c_expr", "canon", "category", "check", "cost", "decompose", "differentiable",
-        "doc",
+        "attrs", "aux", "aux_names", "batch", "c_expr", "canon", "category", "check", "cost", "decompose",
+        "differentiable", "doc",
         "dtypes", "errors", "fn", "inplace", "inputs", "int_to_float", "kinks", "layout", "main", "name", "num",
         "promote",
         "reference", "results", "samples", "since", "spec", "tier", "version", "vjp",

@@ -56,9 +56,7 @@ class Batch:
         self.case, self.op, self.flags = case, case.op, flags
         self.rows = [[a for a in flat(e) if isinstance(a, np.ndarray)] for e in examples(case)]
         first = self.rows[0]
-        self.arguments = [
-            np.stack([row[k] for row in self.rows]) if b else first[k] for k, b in enumerate(flags)
-        ]
+        self.arguments = [np.stack([row[k] for row in self.rows]) if b else first[k] for k, b in enumerate(flags)]
         self.template = examples(case)[0]
         self.in_dims = tuple(0 if b else None for b in flags)
 

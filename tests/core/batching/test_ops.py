@@ -41,7 +41,9 @@ def test_nested(op):
 def test_no_op_runs_example_by_example(monkeypatch):
     """Every op that is no host op has a rule or a decomposition."""
     looped = []
-    monkeypatch.setattr(rules, "looped", lambda f, given, flags, size: looped.append(f) or LOOPED(f, given, flags, size))
+    monkeypatch.setattr(
+        rules, "looped", lambda f, given, flags, size: looped.append(f) or LOOPED(f, given, flags, size)
+    )
     for op in OPS:
         if op.tier != "host":
             for batch in batches(op, 100):
@@ -74,7 +76,13 @@ def test_a_declared_rule_is_a_function_too():
         return x * attrs["by"]
 
     op = td.ops.Op(
-        "scaled_by", "x -> y", tier="composite", spec=lambda x, by: x, decompose=lambda x, by: x * by, vjp={}, batch=rule
+        "scaled_by",
+        "x -> y",
+        tier="composite",
+        spec=lambda x, by: x,
+        decompose=lambda x, by: x * by,
+        vjp={},
+        batch=rule,
     )
     try:
         x = td.randn(SIZE, 2)

@@ -14,14 +14,6 @@ def device(request):
         yield request.param
 
 
-def drawn(f, *sizes, randomness="different"):
-    """f under vmap for every size, outermost first."""
-    for n in sizes:
-        f = td.vmap(lambda _, f=f: f(), randomness=randomness) if not isinstance(n, str) else f
-    td.manual_seed(3)
-    return f(td.zeros(sizes[-1]))
-
-
 def test_different_is_one_draw_with_the_batch_in_front():
     td.manual_seed(3)
     want = td.rand(3, 2), td.randn(3, 4)

@@ -147,15 +147,14 @@ def test_a_user_function_keeps_its_gradient(x):
     inside = td.vmap(td.grad(odd, (0, 1)), in_dims=(0, None))(x, w)
     same(inside[0], want[0])
     same(inside[1].sum(0), want[1])
-    for second in (batched, looped):
-        found = td.grad(lambda x, w: (td.grad(second)(x, w) ** 2).sum(), (0, 1))(x, w)
-        if second is batched:
-            first = found
-    for a, b in zip(first, found, strict=True):
+    second = [td.grad(lambda x, w: (td.grad(f)(x, w) ** 2).sum(), (0, 1))(x, w) for f in (batched, looped)]  # noqa: B023
+    for a, b in zip(*second, strict=True):
         same(a, b)
     rows = td.jacobian(lambda x: td.vmap(odd, in_dims=(0, None))(x, w))(x)
     same(rows.sum(0), want[0])
-    twice = td.grad(lambda x: td.vmap(td.vmap(odd, in_dims=(0, None)), in_dims=(0, None))(x.reshape(3, 1, 4), w).sum())(x)
+    twice = td.grad(lambda x: td.vmap(td.vmap(odd, in_dims=(0, None)), in_dims=(0, None))(x.reshape(3, 1, 4), w).sum())(
+        x
+    )
     same(twice, want[0])
     both = td.compile(lambda x, w: td.grad(batched, (0, 1))(x, w))(x, w)
     same(both[1], want[1])

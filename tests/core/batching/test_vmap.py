@@ -73,7 +73,13 @@ def test_a_batch_of_none_or_one(size):
     f = lambda v: (v @ w).relu().softmax(0)
     assert td.vmap(f)(x).shape == (size, 2)
     assert td.vmap(td.grad(lambda v: f(v)[0]))(x).shape == (size, 4)
-    assert td.vmap(lambda v: nn.functional.conv2d(v.reshape(1, 1, 2, 2), td.ones(1, 1, 2, 2)))(x).shape == (size, 1, 1, 1, 1)
+    assert td.vmap(lambda v: nn.functional.conv2d(v.reshape(1, 1, 2, 2), td.ones(1, 1, 2, 2)))(x).shape == (
+        size,
+        1,
+        1,
+        1,
+        1,
+    )
 
 
 ERRORS = [
@@ -130,7 +136,7 @@ def test_batched_tensors_do_not_escape():
 def views(x):
     y = x.reshape(4, 3).t()[1:]
     z = y.flip(1)[:, None, ::2].expand(2, 5, 2)
-    return z, y.permute(1, 0)[1], x[::-1] if False else x.flip(0)[::3], y.unfold(1, 2, 1) if hasattr(y, "unfold") else y, y.diagonal()
+    return z, y.permute(1, 0)[1], x.flip(0)[::3], y.diagonal(), td.ops.windows(x, 0, 3, 2, 1), x[None, 4:].expand(2, 8)
 
 
 def writes(x):
@@ -151,18 +157,44 @@ def indexed(x):
     i = (x[:3] > 0).to(td.int64)
     y = x.clone()
     y[i] = x.sum()
-    return x[i], x.reshape(3, 4)[i, 1:], x.gather(0, i), x.sort()[0], x.argmax(), y, x.reshape(4, 3).index_select(0, i), x[x.argmax()]
+    return (
+        x[i],
+        x.reshape(3, 4)[i, 1:],
+        x.gather(0, i),
+        x.sort()[0],
+        x.argmax(),
+        y,
+        x.reshape(4, 3).index_select(0, i),
+        x[x.argmax()],
+    )
 
 
 def created(x):
-    return x + td.ones(12), td.zeros_like(x) + td.arange(12), td.eye(12) @ x, td.tensor([1.0, 2.0]) * x[0], td.full((2,), 3.0) * x[:2], x.new_zeros(2) + x[1], td.stack([x, td.zeros(12)]), td.cat([td.ones(2), x])
+    return (
+        x + td.ones(12),
+        td.zeros_like(x) + td.arange(12),
+        td.eye(12) @ x,
+        td.tensor([1.0, 2.0]) * x[0],
+        td.full((2,), 3.0) * x[:2],
+        x.new_zeros(2) + x[1],
+        td.stack([x, td.zeros(12)]),
+        td.cat([td.ones(2), x]),
+    )
 
 
 def python(x):
     total = x[0] * 0
     for v in x:
         total = total + v * len(x)
-    return total, td.where(x.sum() > 0, x, -x), x.max(0), x.topk(3).values, [v.mean() for v in x.split(5)], x.to(td.float64), (x > 0).any()
+    return (
+        total,
+        td.where(x.sum() > 0, x, -x),
+        x.max(0),
+        x.topk(3).values,
+        [v.mean() for v in x.split(5)],
+        x.to(td.float64),
+        (x > 0).any(),
+    )
 
 
 @pytest.mark.parametrize("f", [views, writes, indexed, created, python], ids=lambda f: f.__name__)
@@ -183,6 +215,21 @@ def test_functions_compiled(f):
         x = td.randn(3, 12, generator=td.Generator().manual_seed(seed))
         for a, b in zip(td.tree.leaves(compiled(x)), td.tree.leaves(td.vmap(f)(x)), strict=True):
             same(a, b)
+    assert compiled.traces == 1
+
+
+def test_compiled_for_any_size_of_the_batch():
+    layer, conv = nn.Linear(4, 3), nn.Conv2d(1, 2, 2)
+
+    def f(v):
+        y = v.reshape(2, 2).t()
+        y = y + conv(td.cat([y, y]).reshape(1, 1, 4, 2)).sum() + v[(v[:1] > 0).to(td.int64)]
+        return td.grad(lambda u: nn.functional.cross_entropy(layer(u)[None], td.tensor([1])))(y.reshape(-1))
+
+    compiled = td.compile(td.vmap(f), dynamic=True)
+    for size in (3, 5, 8):
+        x = td.randn(size, 4)
+        same(compiled(x), td.vmap(f)(x))
     assert compiled.traces == 1
 
 
@@ -246,7 +293,10 @@ def test_modules_and_optimizer_inside():
     same(td.vmap(layer)(x), layer(x))
     with pytest.raises(BatchError, match="from outside of the function under vmap"):
         td.vmap(nn.BatchNorm1d(2))(td.randn(3, 5, 2))
-    same(td.vmap(nn.BatchNorm1d(2, track_running_stats=False))(x.reshape(3, 2, 2))[0], nn.BatchNorm1d(2)(x[0].reshape(2, 2)))
+    same(
+        td.vmap(nn.BatchNorm1d(2, track_running_stats=False))(x.reshape(3, 2, 2))[0],
+        nn.BatchNorm1d(2)(x[0].reshape(2, 2)),
+    )
 
     def fitted(rate):
         w = td.zeros(4, requires_grad=True)
@@ -269,6 +319,23 @@ def test_modules_and_optimizer_inside():
         return p.detach()
 
     same(td.vmap(stepped)(x), td.stack([stepped(v) for v in x]))
+
+
+def test_control_flow():
+    x, w = td.tensor([[1.0, 2.0], [-3.0, 1.0], [4.0, 0.5]]), td.ones(2)
+    f = lambda v: td.cond(v.sum() > 0, lambda v: {"y": v * 2, "n": 1}, lambda v: {"y": v - 1, "n": 1}, v)["y"]
+    same(td.vmap(f)(x), td.stack([f(v) for v in x]))
+    same(td.vmap(td.grad(lambda v: f(v).sum()))(x), td.stack([td.grad(lambda v: f(v).sum())(v) for v in x]))
+    runs = []
+    same(td.vmap(lambda v: td.cond(w.sum() > 0, lambda: v * 2, lambda: runs.append(1)))(x), x * 2)
+    assert not runs
+    scanned = lambda v: td.scan(lambda c, u: (c + u, c * u), td.zeros(()), v)[1]
+    same(td.vmap(scanned)(x), td.stack([scanned(v) for v in x]))
+    same(td.compile(td.vmap(scanned))(x), td.stack([scanned(v) for v in x]))
+    steps = lambda v: td.while_loop(lambda n: n < 3, lambda n: n + 1, td.zeros(())) + v
+    same(td.vmap(steps)(x), x + 3)
+    with pytest.raises(BatchError, match="one value"):
+        td.vmap(lambda v: td.while_loop(lambda c: c.sum() < 50, lambda c: c * 2 + 1, v))(x)
 
 
 def test_threads_have_their_own_levels():

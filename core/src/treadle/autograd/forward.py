@@ -27,6 +27,8 @@ class Linear:
             out = f(*given, **kwargs)
         if has_aux and not (isinstance(out, tuple) and len(out) == 2):
             raise ArgumentError("with has_aux=True the function must return (result, what else it found)")
+        self.out: Any
+        self.aux: Any
         self.out, self.aux = out if has_aux else (out, None)
         self.leaves, self.structure = tree.flatten(self.out)
         self.outer = outside and _leads_outside(self.leaves, self.variables)
@@ -94,7 +96,9 @@ def jvp(f: Callable[..., Any], primals: tuple[Any, ...], tangents: tuple[Any, ..
         if not isinstance(t, Tensor) or not isinstance(x, Tensor):
             raise ArgumentError(f"jvp: tensors are expected: {type(x).__name__}, {type(t).__name__}")
         if t.shape != x.shape:
-            raise ShapeError(f"jvp: a tangent of shape {tuple(t.shape)} does not fit a primal of shape {tuple(x.shape)}")
+            raise ShapeError(
+                f"jvp: a tangent of shape {tuple(t.shape)} does not fit a primal of shape {tuple(x.shape)}"
+            )
         if t.dtype is not x.dtype:
             raise DTypeError(f"jvp: a tangent of type {t.dtype.name} does not fit a primal of type {x.dtype.name}")
     at = Linear(f, primals, tuple(range(len(primals))), {}, has_aux)

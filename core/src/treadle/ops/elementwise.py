@@ -124,7 +124,8 @@ div: Op = binary("div", {"float": "a / b", "int": "trunc_div(a, b)", "uint": "tr
     errors=[raises(ShapeError, "do not broadcast", (3,), (4,)),
         raises(ZeroDivisionError, "zero", Arg((3,), "int32", 1), Arg((3,), "int32", 0, 1))])
 rem: Op = binary("rem", {"float": "rem(a, b)", "int": "trunc_rem(a, b)", "uint": "trunc_rem(a, b)"}, _trunc_rem,
-    {"a": lambda g, shape_a: sum_to(g, shape_a), "b": lambda g, a, b, y, shape_b: sum_to(-g * round_((a - y) / b), shape_b)},
+    {"a": lambda g, shape_a: sum_to(g, shape_a),
+        "b": lambda g, a, b, y, shape_b: sum_to(-g * round_((a - y) / b), shape_b)},
     dtypes=NUMERIC,
     samples=[s((4, 5), t(5, kind="positive")), s(t(3, 1), t(1, 4, kind="positive")), s((), t(kind="positive")),
         s((0,), t(0))],
