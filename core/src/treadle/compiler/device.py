@@ -199,7 +199,8 @@ def _view(cell: Cell, root: Value, layout: Layout) -> Value:
     for base in [(root.shape, dense_strides(root.shape), 0), *cell.paths]:
         if base[2] == offset and len(base[0]) <= len(shape) and _expands(base, layout):
             inner = read(cell, root.dtype, base)
-            return add(CATALOGUE["expand"], (inner,), {"to": shape}, Spec(shape, root.dtype))  # type: ignore[no-any-return]
+            # type: ignore[no-any-return]
+            return add(CATALOGUE["expand"], (inner,), {"to": shape}, Spec(shape, root.dtype))
     attrs = {"size": shape, "stride": strides, "offset": offset}
     return add(CATALOGUE["as_strided"], (root,), attrs, Spec(shape, root.dtype))  # type: ignore[no-any-return]
 

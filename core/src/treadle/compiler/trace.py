@@ -189,7 +189,8 @@ class Trace(Interpreter):
 
     def twin_of(self, source: Source, given: list[Any]) -> Tensor:
         """The traced tensor that stands for what an input comes from."""
-        return given[source.what] if source.kind == "arg" else self.twins[id(source.what)][1]  # type: ignore[no-any-return]
+        # type: ignore[no-any-return]
+        return given[source.what] if source.kind == "arg" else self.twins[id(source.what)][1]
 
     def cotangent(self, y: Tensor) -> Tensor:
         """A new input that stands for the gradient of a result."""

@@ -83,7 +83,10 @@ def _remember(key: Any, entry: Any) -> Any:
 
 # ---- regions -------------------------------------------------------------------------------------------------------
 def fused_function(op: Op) -> Any:
-    """The eager function of `fused(*tensors, body, results)`: one kernel, or the ops of the body; nothing is recorded."""
+    """The eager function of `fused(*tensors, body, results)`: one kernel, or the ops of the body.
+
+    Nothing is recorded.
+    """
 
     def function(*xs: Any, **attrs: Any) -> Any:
         if STATE.special and (i := INTERPRETER.get()) is not None:

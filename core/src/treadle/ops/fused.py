@@ -1,8 +1,8 @@
 """fused: a region of elementwise ops as one op. The compiler makes such nodes for backends that claim it.
 
 The body is a program: a tuple of instructions (name, operands ...). An operand is an int, the number of a value (inputs
-first, then one per instruction), a float, a Python number, or after the operand of cast the name of a dtype. Results are
-numbers of values. `(("mul", 0, 2.0), ("add", 2, 1))` over x and y is x * 2.0 + y.
+first, then one per instruction), a float, a Python number, or after the operand of cast the name of a dtype. Results
+are numbers of values. `(("mul", 0, 2.0), ("add", 2, 1))` over x and y is x * 2.0 + y.
 """
 
 from typing import Any

@@ -29,13 +29,14 @@ def fuse(graph: Graph, device: Any) -> Graph:
     regions = _Grower(graph, device).regions()
     for r in regions:
         r.node = _fused(r.nodes, r.inputs, r.results, device)
-    of = {n: r for r in regions if r.node is not None for n in r.nodes}
+    of: dict[Any, Region] = {n: r for r in regions if r.node is not None for n in r.nodes}
     if not of:
         return graph
     instead: dict[Value, Value] = {}
     for r in dict.fromkeys(of.values()):
         instead |= zip(r.results, r.node.results(), strict=True)  # type: ignore[union-attr]
-    graph.nodes = [u.node if u.__class__ is Region else u for u in _ordered(graph.nodes, of)]
+    units: Any = _ordered(graph.nodes, of)
+    graph.nodes = [u.node if isinstance(u, Region) else u for u in units]
     return substitute(graph, instead)
 
 
@@ -188,9 +189,9 @@ def _producers(nodes: Iterable[Node]) -> list[Node]:
 
 
 # ---- order ---------------------------------------------------------------------------------------------------------
-def _ordered(nodes: list[Node], of: dict[Node, Region]) -> Iterator[Any]:
-    """Nodes and regions in an order in which they can run: a region where its last node was, earlier if it is needed."""
-    ends = {r: n for n in nodes if (r := of.get(n)) is not None}
+def _ordered(nodes: list[Node], of: dict[Any, Region]) -> Iterator[Any]:
+    """Nodes and regions in an order in which they can run: a region where its last node was, or earlier."""
+    ends: dict[Any, Node] = {r: n for n in nodes if (r := of.get(n)) is not None}
     done = set()
     for n in nodes:
         todo: list[Any] = [of.get(n, n)] if ends.get(of.get(n)) in (n, None) else []

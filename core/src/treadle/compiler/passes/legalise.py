@@ -27,7 +27,11 @@ def legalise(graph: Graph, device: Any) -> Graph:
             done.append(n)
             continue
         n.inputs = tuple(
-            tuple(instead.get(v, v) for v in x) if x.__class__ is tuple else instead.get(x, x) if x.__class__ is Value else x
+            tuple(instead.get(v, v) for v in x)
+            if x.__class__ is tuple
+            else instead.get(x, x)
+            if x.__class__ is Value
+            else x
             for x in n.inputs
         )
         inner = _decomposed(n, graph, device, instead)

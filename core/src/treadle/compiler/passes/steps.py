@@ -1,8 +1,8 @@
 """Optimizer steps tensor by tensor, each as soon as its gradient is there.
 
 One step over all parameters at the end keeps every gradient alive until then. Tensors of some size are stepped alone,
-right after their gradient was made and the old parameter was read for the last time: the gradient is still in the cache,
-and its memory is free again. Small tensors stay together in one node.
+right after their gradient was made and the old parameter was read for the last time: the gradient is still in the
+cache, and its memory is free again. Small tensors stay together in one node.
 """
 
 from treadle.ir.graph import Graph, Node, Value
