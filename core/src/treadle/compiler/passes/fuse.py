@@ -35,8 +35,8 @@ def fuse(graph: Graph, device: Any) -> Graph:
     instead: dict[Value, Value] = {}
     for r in dict.fromkeys(of.values()):
         instead |= zip(r.results, r.node.results(), strict=True)  # type: ignore[union-attr]
-    units: Any = _ordered(graph.nodes, of)
-    graph.nodes = [u.node if isinstance(u, Region) else u for u in units]
+    units: list[Any] = [u.node if isinstance(u, Region) else u for u in _ordered(graph.nodes, of)]
+    graph.nodes = units
     return substitute(graph, instead)
 
 
