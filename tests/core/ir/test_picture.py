@@ -68,12 +68,11 @@ def test_svg_needs_graphviz(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UnsupportedError, match="install"):
         to_svg(parse(TEXT))
-    dot = tmp_path / "dot"
-    dot.write_text(
-        f"#!{sys.executable}\nimport sys\nassert sys.argv[1:] == ['-Tsvg']\nprint('<svg>', len(sys.stdin.read()))\n"
-    )
+    dot, program = tmp_path / "dot", tmp_path / "dot.py"
+    dot.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{program}" "$@"\n')  # a path may have spaces in it
     dot.chmod(dot.stat().st_mode | stat.S_IXUSR)
+    program.write_text("import sys\nassert sys.argv[1:] == ['-Tsvg']\nprint('<svg>', len(sys.stdin.read()))\n")
     assert to_svg(parse(TEXT)).startswith("<svg> ")
-    dot.write_text(f"#!{sys.executable}\nimport sys\nsys.exit('no fonts')\n")
+    program.write_text("import sys\nsys.exit('no fonts')\n")
     with pytest.raises(UnsupportedError, match="no fonts"):
         to_svg(parse(TEXT))
