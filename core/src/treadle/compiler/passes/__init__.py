@@ -6,7 +6,6 @@
 from typing import Any
 
 from treadle.compiler.passes.common import common_subexpressions
-from treadle.compiler.passes.fuse import fuse
 from treadle.compiler.passes.legalise import legalise
 from treadle.compiler.passes.prune import prune
 from treadle.compiler.passes.simplify import simplify
@@ -25,5 +24,4 @@ def optimize(graph: Graph, device: Any) -> Graph:
     common_subexpressions(graph)
     prune(graph)
     split_steps(graph)
-    fuse(graph, device)
     return graph
