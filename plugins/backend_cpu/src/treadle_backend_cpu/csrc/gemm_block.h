@@ -103,11 +103,12 @@ static void run_tile(const stage *s, tile *t, int64_t i, int64_t rows, panel q, 
     else t->b = address(&p->b, s->k0 * p->b.major + q.j);
     const tile_fn run = tile_for(rows, q.width);
     const region r = {i, rows, q.j + q.skip, TD_MIN(end - q.j, q.width * VL) - q.skip};
-    const int unfinished = s->last && (p->bias_n || p->bias_m || p->act);
-    if (p->alpha == 1 && !unfinished && r.n == q.width * VL) {
+    if (p->alpha == 1 && !(s->last && p->bias_m) && r.n == q.width * VL) {
         t->c = p->c + i * p->c_row + q.j;
         t->c_row = p->c_row;
         t->accumulate = s->add;
+        t->bias = s->last && p->bias_n ? p->bias_n + q.j : NULL;
+        t->act = s->last ? p->act : TD_ACT_NONE;
         run(t);
         return;
     }
@@ -115,6 +116,8 @@ static void run_tile(const stage *s, tile *t, int64_t i, int64_t rows, panel q, 
     t->c = sums;
     t->c_row = q.width * VL;
     t->accumulate = 0;
+    t->bias = NULL;
+    t->act = TD_ACT_NONE;
     run(t);
     finish(s, sums + q.skip, t->c_row, &r);
 }

@@ -8,7 +8,7 @@
  * up. */
 #ifndef TREADLE_GEMM_TILE_H
 #define TREADLE_GEMM_TILE_H
-#include "treadle_cpu.h"
+#include "gemm.h"
 
 typedef T vec __attribute__((vector_size(TD_VEC)));
 typedef T vec_u __attribute__((vector_size(TD_VEC), aligned(sizeof(T)), may_alias));
@@ -39,6 +39,8 @@ typedef struct {
     T *c;
     int64_t c_row;
     int accumulate;
+    const T *bias;              /* one value per column, added last but for act; NULL for none */
+    int act;                    /* enum td_act */
     const char *ahead;          /* memory to bring into L2 meanwhile: */
     int64_t ahead_step;         /* a line per four steps of k, so many bytes apart */
 } tile;
@@ -106,6 +108,17 @@ TD_INLINE void tile_store(const int rows, const int width, vec *acc, const tile 
             UNROLL(8)
             for (int j = 0; j < width; j++) acc[i * width + j] += load(c + i * c_row + j * VL);
         }
+    }
+    if (t->bias) {
+        UNROLL(14)
+        for (int i = 0; i < rows; i++) {
+            UNROLL(8)
+            for (int j = 0; j < width; j++) acc[i * width + j] += load(t->bias + j * VL);
+        }
+    }
+    if (t->act == TD_ACT_RELU) {
+        UNROLL(28)
+        for (int i = 0; i < rows * width; i++) acc[i] = (vec)((lanes)acc[i] & ~(acc[i] < 0));
     }
     UNROLL(14)
     for (int i = 0; i < rows; i++) {
