@@ -39,7 +39,7 @@ def _matmul(a: Any, b: Any) -> Any:
     return reshape(dot_general(left, right), (*batch, m, n))
 
 
-def _linear_spec(x: Spec, w: Spec, b: Spec | None = None) -> Spec:
+def linear_spec(x: Spec, w: Spec, b: Spec | None = None) -> Spec:
     if w.ndim != 2 or x.ndim < 1 or x.shape[-1] != w.shape[1]:
         raise ShapeError(
             f"linear: last size of the input and in_features of the weight differ: input {x.shape}, weight "
@@ -90,7 +90,7 @@ matmul: Op = composite("matmul", "a b -> y", _matmul, spec=_matmul_spec, referen
     errors=[raises(ShapeError, "inner dimensions differ", (4, 3), (5, 2)),
         raises(ShapeError, "do not broadcast", (2, 4, 3), (5, 3, 2)),
         raises(ShapeError, "two dimensions", (3,), (3, 2))])
-linear: Op = composite("linear", "x w b? -> y", _linear, spec=_linear_spec, promote="dtype",
+linear: Op = composite("linear", "x w b? -> y", _linear, spec=linear_spec, promote="dtype",
     batch="x:* -> *", cost=lambda y, x, w, b=None: 2 * y.size * x.shape[-1],
     vjp={"x": _linear_x_grad, "w": _linear_w_grad, "b": lambda g: sum_(rows(g), (0,))},
     reference=lambda x, w, b=None: np.matmul(x, w.T) + (0 if b is None else b),

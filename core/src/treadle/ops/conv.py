@@ -30,7 +30,7 @@ def _extent(op: str, n: int, k: int, stride: int, padding: int, dilation: int) -
     return out
 
 
-def _conv_spec(
+def conv_spec(
     x: Spec,
     w: Spec,
     b: Spec | None = None,
@@ -68,14 +68,14 @@ def _belongs(op: str, g: Spec, y: Spec) -> None:
 def _input_grad_spec(g: Spec, w: Spec, input_size: Any, stride: Pair = ONE, padding: Pair = NIL, dilation: Pair = ONE,
         groups: int = 1) -> Spec:
     x = Spec(tuple(input_size), g.dtype)
-    _belongs("conv2d_input_grad", g, _conv_spec(x, w, None, stride, padding, dilation, groups))
+    _belongs("conv2d_input_grad", g, conv_spec(x, w, None, stride, padding, dilation, groups))
     return x
 
 
 def _weight_grad_spec(g: Spec, x: Spec, weight_size: Any, stride: Pair = ONE, padding: Pair = NIL, dilation: Pair = ONE,
         groups: int = 1) -> Spec:
     w = Spec(tuple(weight_size), g.dtype)
-    _belongs("conv2d_weight_grad", g, _conv_spec(x, w, None, stride, padding, dilation, groups))
+    _belongs("conv2d_weight_grad", g, conv_spec(x, w, None, stride, padding, dilation, groups))
     return w
 
 
@@ -106,7 +106,7 @@ def _columns(x: Any, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, 
 
 def _conv(x: Any, w: Any, b: Any = None, stride: Pair = ONE, padding: Pair = NIL, dilation: Pair = ONE,
         groups: int = 1) -> Any:
-    n, _, oh, ow = _conv_spec(x, w, None, stride, padding, dilation, groups).shape
+    n, _, oh, ow = conv_spec(x, w, None, stride, padding, dilation, groups).shape
     out = w.shape[0]
     columns = _columns(x, w.shape[2:], stride, padding, dilation, groups)
     kernel = permute(reshape(w, (groups, out // groups, columns.shape[2])), (0, 2, 1))
@@ -171,7 +171,7 @@ def _grad_samples(second: str) -> list[Any]:
     out = []
     for x in CONV:
         image, weight = (Arg(a.shape) for a in x.args[:2])
-        y = _conv_spec(Spec(image.shape, int64), Spec(weight.shape, int64), None, **x.attrs)
+        y = conv_spec(Spec(image.shape, int64), Spec(weight.shape, int64), None, **x.attrs)
         size = {"input_size": image.shape} if second == "w" else {"weight_size": weight.shape}
         out.append(s(y.shape, weight if second == "w" else image, **size, **x.attrs))
     return out
@@ -198,7 +198,7 @@ conv2d_weight_grad: Op = composite("conv2d_weight_grad", "g x -> gw", _conv_weig
             padding, dilation, groups)},
     doc="Return the gradient of conv2d for its weight.",
     errors=[raises(ShapeError, "does not belong", (1, 3, 4, 4), (1, 2, 5, 5), weight_size=(3, 2, 3, 3))])
-conv2d: Op = composite("conv2d", "x w b? -> y", _conv, spec=_conv_spec, reference=_conv_reference, samples=CONV,
+conv2d: Op = composite("conv2d", "x w b? -> y", _conv, spec=conv_spec, reference=_conv_reference, samples=CONV,
     cost=lambda y, x, w, b=None, **attrs: 2 * y.size * numel(w.shape[1:]),
     batch="x:0 -> 0 | w:0 b:0 -> 1; groups=1 | x:1 w:0 b:0 -> 1; groups*",
     promote="dtype",

@@ -6,8 +6,12 @@
 from typing import Any
 
 from treadle.compiler.passes.common import common_subexpressions
+from treadle.compiler.passes.epilogues import activations, fold_batch_norm
+from treadle.compiler.passes.fold import fold_constants
 from treadle.compiler.passes.legalise import legalise
+from treadle.compiler.passes.pooling import relu_after_pooling
 from treadle.compiler.passes.prune import prune
+from treadle.compiler.passes.recognise import recognise
 from treadle.compiler.passes.simplify import simplify
 from treadle.compiler.passes.steps import split_steps
 from treadle.ir.graph import Graph
@@ -19,9 +23,14 @@ def optimize(graph: Graph, device: Any) -> Graph:
     simplify(graph)
     common_subexpressions(graph)
     prune(graph)
+    fold_constants(graph, device)
+    prune(recognise(graph))
+    relu_after_pooling(graph)
+    fold_batch_norm(graph, device)
+    activations(graph)
     legalise(graph, device)
     simplify(graph)
     common_subexpressions(graph)
     prune(graph)
     split_steps(graph)
-    return graph
+    return prune(graph)

@@ -5,14 +5,10 @@ Ops without a decomposition stay: the executor runs their reference on the host,
 
 from typing import Any
 
-from treadle import tape
-from treadle._tensor import Tensor
-from treadle.compiler.device import TRACE, Cell, cell_of, read, traced
-from treadle.compiler.trace import Trace
+from treadle.compiler.passes.emit import emit
 from treadle.eager.resolve import CAST, expanded
 from treadle.ir.graph import Graph, Node, Value
 from treadle.ir.rewrite import substitute
-from treadle.op import Interpreter
 from treadle.runtime.backend import Call
 from treadle.sig import dense_sig
 
@@ -57,33 +53,12 @@ def _claimed(n: Node, device: Any) -> bool:
 
 def _decomposed(n: Node, graph: Graph, device: Any, instead: dict[Value, Value]) -> list[Node]:
     """The nodes of a decomposition; what its results are called from now on goes to `instead`."""
-    t = Trace()
-    t.graph.numbers = graph.numbers
-    t.line = lambda: n.line  # type: ignore[method-assign]
-    home = traced(device)
-    token, grad = TRACE.set(t), tape.GRAD_MODE.set(False)
-    try:
-        args = [_tensor(t, x, home) for x in n.inputs]
-        with_aux = len(n.outputs) > len(n.op.results)
-        results = expanded(n.op, args, n.attrs, with_aux)
-        for mine, result, spec in zip(n.outputs, results, n.specs, strict=True):
-            if mine is None:
-                continue
-            if result.dtype is not spec.dtype:
-                result = CAST[0](result, spec.dtype)
-            cell, offset = cell_of(result.storage)
-            layout = (tuple(result.shape), tuple(result.sig.strides), offset // result.dtype.itemsize)
-            instead[mine] = read(cell, result.dtype, layout)
-    finally:
-        TRACE.reset(token)
-        tape.GRAD_MODE.reset(grad)
-    graph.constants.update(t.graph.constants)
-    return t.graph.nodes
 
+    def f(*operands: Any) -> list[Any]:
+        results = expanded(n.op, list(operands), n.attrs, len(n.outputs) > len(n.op.results))
+        pairs = zip(results, n.specs, strict=True)
+        return [y if y.dtype is spec.dtype else CAST[0](y, spec.dtype) for y, spec in pairs]
 
-def _tensor(t: Interpreter, x: Any, home: Any) -> Any:
-    if x.__class__ is tuple:
-        return [_tensor(t, v, home) for v in x]
-    if x.__class__ is not Value:
-        return x
-    return Tensor(Cell(t, x.spec.nbytes, x), dense_sig(x.dtype, tuple(x.shape), home))
+    nodes, results = emit(graph, device, n.line, f, n.inputs)
+    instead |= {v: new for v, new in zip(n.outputs, results, strict=True) if v is not None}
+    return nodes

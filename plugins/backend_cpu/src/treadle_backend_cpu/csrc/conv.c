@@ -1,6 +1,7 @@
-/* Convolution kernels: conv2d (x, w, bias or nothing -> y), conv2d_input_grad (g, w -> gx),
- * conv2d_weight_grad (g, x -> gw). Integers: batch, groups, input and output channels of a group,
- * then height and width of input, output, kernel, stride, padding and dilation. All tensors are
+/* Convolution kernels: conv2d (x, w, then perhaps a bias, then perhaps a scale per channel -> y),
+ * conv2d_input_grad (g, w -> gx), conv2d_weight_grad (g, x -> gw). Integers: batch, groups, input and
+ * output channels of a group, then height and width of input, output, kernel, stride, padding and
+ * dilation; for conv2d perhaps one more: whether relu comes last. All tensors are
  * dense, NCHW and OIHW. Half-width floats are computed in float32. */
 #include "conv.h"
 #include "scalar.h"
@@ -48,6 +49,7 @@ static conv_shape shape_of(const td_plan *p)
         .stride = {i[10], i[11]},
         .padding = {i[12], i[13]},
         .dilation = {i[14], i[15]},
+        .relu = p->n_i > 16 && i[16],
     };
 }
 
@@ -62,7 +64,8 @@ static int check_sizes(const conv_shape *s)
     return least > 0 ? TD_OK : td_fail(TD_ERR_VALUE, "convolution: every size must be positive");
 }
 
-enum operand { INPUT, WEIGHT, OUTPUT, BIAS };
+enum operand { INPUT, WEIGHT, OUTPUT, PER_CHANNEL };
+enum { MOST = 4 }; /* inputs of a pass */
 
 static int64_t elements(const conv_shape *s, enum operand which)
 {
@@ -75,7 +78,7 @@ static int64_t elements(const conv_shape *s, enum operand which)
     }
 }
 
-/* operands: the first two inputs, then the result; a third input is the bias. */
+/* operands: the first two inputs, then the result; more inputs are one number per channel. */
 typedef struct {
     conv_pass *pass;
     enum operand operands[3];
@@ -84,7 +87,8 @@ typedef struct {
 static int run_wide(const td_plan *p, char **io, conv_pass *pass)
 {
     const conv_shape s = shape_of(p);
-    const void *in[3] = {io[0], io[1], p->n_in == 3 ? io[2] : NULL};
+    const void *in[MOST] = {0};
+    for (int k = 0; k < p->n_in; k++) in[k] = io[k];
     const int status = check_sizes(&s);
     return status ? status : pass(&s, in, io[p->n_in]);
 }
@@ -93,13 +97,13 @@ static int run_wide(const td_plan *p, char **io, conv_pass *pass)
 static int run_half(const td_plan *p, char **io, pass_entry entry, enum td_dtype format)
 {
     const conv_shape s = shape_of(p);
-    conversion c[4] = {0};
-    const void *in[3] = {0};
+    conversion c[MOST + 1] = {0};
+    const void *in[MOST] = {0};
     int status = check_sizes(&s), made = 0;
     for (; made <= p->n_in && !status; made++) {
         const enum operand *kinds = entry.operands;
         const int is_out = made == p->n_in;
-        const int64_t n = elements(&s, is_out ? kinds[2] : made == 2 ? BIAS : kinds[made]);
+        const int64_t n = elements(&s, is_out ? kinds[2] : made >= 2 ? PER_CHANNEL : kinds[made]);
         float *wide = td_scratch((size_t)n * sizeof *wide);
         c[made] = (conversion){(uint16_t *)io[made], wide, n, format};
         if (!wide) status = TD_ERR_MEMORY;

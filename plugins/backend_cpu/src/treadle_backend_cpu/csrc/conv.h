@@ -12,6 +12,7 @@ static inline int64_t share(int64_t total, int64_t parts, int64_t i) { return to
 typedef struct {
     int64_t batch, groups, in_channels, out_channels;
     int64_t in[2], out[2], kernel[2], stride[2], padding[2], dilation[2];
+    int relu; /* of the forward pass: applied to the result */
 } conv_shape;
 
 /* One axis of a strided correlation: output j under tap t reads the source at
@@ -58,7 +59,8 @@ static inline void backward_axis(conv_axis *axis, const conv_shape *s, int a, in
     for (int64_t t = 0; t < axis->taps; t++) axis->delta[t] -= axis->first;
 }
 
-/* The passes, compiled once per type. in: x, w and a bias or NULL; g, w; g, x. */
+/* The passes, compiled once per type. in: x, w and a bias and a scale per channel or NULL; g, w; g,
+ * x. */
 typedef int conv_pass(const conv_shape *s, const void *const *in, void *out);
 conv_pass KERNEL(conv_forward_f32), KERNEL(conv_input_grad_f32), KERNEL(conv_weight_grad_f32);
 conv_pass KERNEL(conv_forward_f64), KERNEL(conv_input_grad_f64), KERNEL(conv_weight_grad_f64);

@@ -5,8 +5,8 @@
 #include "conv_source.h"
 #include "conv_tile.h"
 
-/* y[image, group, channel, j, i] = bias + sum of x[...] * w[...] over input channels and taps.
- * Strides of y and w are free, but the kernel of two channels is dense. */
+/* y[image, group, channel, j, i] = act(bias + scale * sum of x[...] * w[...] over input channels and
+ * taps). Strides of y and w are free, but the kernel of two channels is dense. */
 typedef struct {
     conv_axis rows, cols;
     int64_t batch, groups, in_channels, out_channels; /* channels per group */
@@ -14,7 +14,8 @@ typedef struct {
     const real *w;
     int64_t w_group, w_out, w_in;
     int64_t kernel[2];
-    const real *bias; /* NULL for none */
+    const real *bias, *scale; /* per output channel, NULL for none */
+    int relu;                 /* act: relu or nothing */
     real *y;
     int64_t y_image, y_channel, y_row, y_col;
     int share_weights; /* other correlations use the same weights: then the caller frees `packed` */

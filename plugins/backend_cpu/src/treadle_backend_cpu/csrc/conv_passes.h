@@ -38,6 +38,8 @@ int PASS(conv_forward)(const conv_shape *s, const void *const *in, void *y)
         .x = in[0],
         .w = in[1],
         .bias = in[2],
+        .scale = in[3],
+        .relu = s->relu,
         .y = y,
         .w_group = s->out_channels * s->in_channels * taps,
         .w_out = s->in_channels * taps,

@@ -31,9 +31,13 @@ static void pack_thin_block(const thin_plan *p, int64_t group, int64_t block)
     for (int64_t r = 0; r < p->rows; r++)
         bias[r] = c->bias && r < valid ? c->bias[group * c->out_channels + first + r] : 0;
     const int64_t kernel = kernel_size(c);
+    real scale[ROWS];
+    for (int64_t r = 0; r < p->rows; r++)
+        scale[r] = c->scale && r < valid ? c->scale[group * c->out_channels + first + r] : 1;
     for (int64_t i = 0; i < c->in_channels; i++, w += c->w_in)
         for (int64_t k = 0; k < kernel; k++, to += p->rows)
-            for (int64_t r = 0; r < p->rows; r++) to[r] = r < valid ? w[k + r * c->w_out] : 0;
+            for (int64_t r = 0; r < p->rows; r++)
+                to[r] = r < valid ? w[k + r * c->w_out] * scale[r] : 0;
 }
 
 /* All channels of one row of outputs. `strip` holds a tile's result where the output's columns are
@@ -47,7 +51,7 @@ static void thin_line(const thin_plan *p, const tile_sum *s, int64_t group, cons
         int64_t vectors = TD_MIN(ceil_div(width - col, LANES), THIN_VECTORS);
         while (!thin_tiles[p->rows][vectors]) vectors--;
         n = TD_MIN(width - col, vectors * LANES);
-        thin_part part = {p->rows, n, c->y_col == 1 ? c->y_channel : THIN_VECTORS * LANES};
+        thin_part part = {p->rows, n, c->y_col == 1 ? c->y_channel : THIN_VECTORS * LANES, c->relu};
         for (int64_t b = 0; b < p->blocks; b++) {
             const int64_t g = group * p->blocks + b;
             real *to = y + b * p->rows * c->y_channel + col * c->y_col;

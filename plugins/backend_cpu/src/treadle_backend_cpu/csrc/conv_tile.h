@@ -101,6 +101,7 @@ static const wide_tile wide_tiles[2][PIXELS] = {
 /* What a thin tile writes: `valid` rows (channels) of `count` pixels, rows y_pitch apart. */
 typedef struct {
     int64_t valid, count, y_pitch;
+    int relu;
 } thin_part;
 typedef void (*thin_tile)(const tile_sum *s, const real *x, const real *w, const real *bias,
                           real *y, const thin_part *part);
@@ -124,6 +125,7 @@ TD_INLINE void thin_tile_body(const int rows, const int vectors, const tile_sum 
             }
         }
     }
+    if (part->relu) EACH(i, rows) EACH(v, vectors) sum[i][v] = vec_relu(sum[i][v]);
     const int64_t rest = part->count - (vectors - 1) * LANES;
     EACH(i, rows) {
         if (i >= part->valid) break;

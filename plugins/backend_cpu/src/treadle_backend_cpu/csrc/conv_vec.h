@@ -80,6 +80,12 @@ TD_INLINE vec vec_select(lane_index mask, vec yes, vec no)
     return (vec)((mask & (lane_index)yes) | (~mask & (lane_index)no));
 }
 
+/* 0 where v is not above it; a NaN stays. */
+TD_INLINE vec vec_relu(vec v)
+{
+    return (vec)(~(v <= 0) & (lane_index)v);
+}
+
 /* SHUFFLE_(a, b, F, h) has the lanes F(h, 0), F(h, 1), ... of a and b, those of b from LANES on. */
 #define LIST2_(F, h, j) F(h, j), F(h, (j) + 1)
 #define LIST4_(F, h, j) LIST2_(F, h, j), LIST2_(F, h, (j) + 2)

@@ -144,8 +144,23 @@ static void put_pixels(const real *sums, int64_t pitch, int64_t count, int64_t l
         for (int64_t i = 0; i < count; i++) y[l * y_channel + i * step] = sums[i * pitch + l];
 }
 
-/* Adds the bias to the sums of a tile and writes them; a tile may run over rows and, when gathered,
- * over images. */
+/* Finishes the `count` sums of every channel of a tile: scale, bias, act. */
+static void finish_tile(const correlation *c, int64_t channel, int64_t lanes, int64_t vectors,
+                        int64_t count, real *sums)
+{
+    for (int64_t v = 0; v < vectors; v++, channel += LANES, lanes -= LANES, sums += LANES) {
+        const int64_t n = TD_MIN(lanes, LANES);
+        const vec scale = c->scale ? vec_load_n(c->scale + channel, n) : vec_all(1);
+        const vec bias = c->bias ? vec_load_n(c->bias + channel, n) : (vec){0};
+        for (int64_t i = 0; i < count; i++) {
+            const vec y = vec_load(sums + i * vectors * LANES) * scale + bias;
+            vec_store(sums + i * vectors * LANES, c->relu ? vec_relu(y) : y);
+        }
+    }
+}
+
+/* Finishes the sums of a tile and writes them; a tile may run over rows and, when gathered, over
+ * images. */
 static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile_place at,
                      int64_t block, real *sums)
 {
@@ -154,11 +169,7 @@ static void put_tile(const wide_plan *p, const wide_unit *u, int64_t image, tile
     const int64_t channel = u->group * c->out_channels + block * WIDE;
     const int64_t vectors = block_vectors(c, block), pitch = vectors * LANES;
     const int dense = c->y_col == 1 && c->y_row == width;
-    for (int64_t v = 0; v < vectors && c->bias; v++) {
-        vec b = vec_load_n(c->bias + channel + v * LANES, TD_MIN(lanes - v * LANES, LANES));
-        for (int64_t i = 0; i < at.count; i++)
-            vec_store(sums + i * pitch + v * LANES, vec_load(sums + i * pitch + v * LANES) + b);
-    }
+    if (c->bias || c->scale || c->relu) finish_tile(c, channel, lanes, vectors, at.count, sums);
     int64_t row = at.line, col = at.start; /* of the first pixel that is not yet written */
     for (int64_t done = 0, n; done < at.count; done += n, col += n) {
         if (col >= width) row += col / width, col %= width;

@@ -92,14 +92,14 @@ static int64_t output_strip(const winograd *p, int64_t lines)
 }
 
 /* Writes the part of a tile that lies in the strip; returns it times zero, summed up. */
-TD_INLINE vec put_output_tile(const float *m, int64_t values, vec bias, int64_t rows, int64_t cols,
-                              float *to, int64_t pitch)
+TD_INLINE vec put_output_tile(const float *m, int64_t values, vec scale, vec bias, int relu,
+                              int64_t rows, int64_t cols, float *to, int64_t pitch)
 {
     vec y[4][4], check = {0};
-    transform_output_tile(m, values, bias, y);
+    transform_output_tile(m, values, scale, bias, y);
     EACH(i, 4) EACH(j, 4) {
         if (i >= rows || j >= cols) continue;
-        vec_store(to + i * pitch + j * LANES, y[i][j]);
+        vec_store(to + i * pitch + j * LANES, relu ? vec_relu(y[i][j]) : y[i][j]);
         check += 0.0f * y[i][j];
     }
     return check;
@@ -115,10 +115,11 @@ static void put_segment(const winograd *p, const segment *s, const float *m, int
     const int64_t rows = TD_MIN(4 * s->rows, c->out[0] - top);
     const int64_t cols = TD_MIN(4 * s->cols, c->out[1] - left);
     const vec bias = c->bias ? vec_load_n(c->bias + lane, lanes) : (vec){0};
+    const vec scale = c->scale ? vec_load_n(c->scale + lane, lanes) : vec_all(1);
     vec check = {0};
     for (int64_t i = 0; i < rows; i += 4)
         for (int64_t j = 0; j < cols; j += 4, m += width)
-            check += put_output_tile(m, value, bias, rows - i, cols - j,
+            check += put_output_tile(m, value, scale, bias, c->relu, rows - i, cols - j,
                                      strip + (i * cols + j) * LANES, cols * LANES);
     const lane_index bad = check != check;
     for (int l = 0; l < LANES; l++)

@@ -6,12 +6,14 @@
 
 #define WINOGRAD_VALUES 36 /* of a transformed tile: 6 x 6 */
 
-/* y[n, o, j, i] = bias[o] + sum over c and taps a, b of x[n, c, first[0] + j + a, first[1] + i + b]
- * * w[o * w_out + c * w_in + tap[3 * a + b]], with zeros outside of x. x and y are dense. */
+/* y[n, o, j, i] = act(bias[o] + scale[o] * sum over c and taps a, b of
+ * x[n, c, first[0] + j + a, first[1] + i + b] * w[o * w_out + c * w_in + tap[3 * a + b]]), with zeros
+ * outside of x. x and y are dense. */
 typedef struct {
     int64_t batch, in_channels, out_channels;
     int64_t in[2], out[2], first[2];
-    const float *x, *w, *bias; /* bias: NULL for none */
+    const float *x, *w, *bias, *scale; /* bias, scale: NULL for none */
+    int relu;                          /* act: relu or nothing */
     float *y;
     int64_t w_out, w_in, tap[9];
     uint8_t *redo; /* per image: becomes 1 where a result is not finite */

@@ -93,6 +93,8 @@ static int correlate_winograd(const correlation *c)
         .x = c->x,
         .w = c->w,
         .bias = c->bias,
+        .scale = c->scale,
+        .relu = c->relu,
         .y = c->y,
         .w_out = c->w_out,
         .w_in = c->w_in,

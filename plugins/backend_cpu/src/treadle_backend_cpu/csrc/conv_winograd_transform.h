@@ -124,7 +124,8 @@ TD_INLINE void output_values(const vec m[6], vec to[4])
 }
 
 /* y: 4 rows of 4 pixels. */
-TD_INLINE void transform_output_tile(const float *m, int64_t pitch, vec bias, vec y[4][4])
+TD_INLINE void transform_output_tile(const float *m, int64_t pitch, vec scale, vec bias,
+                                     vec y[4][4])
 {
     vec h[4][6];
     EACH(j, 6) {
@@ -135,7 +136,7 @@ TD_INLINE void transform_output_tile(const float *m, int64_t pitch, vec bias, ve
     }
     EACH(i, 4) {
         output_values(h[i], y[i]);
-        EACH(j, 4) y[i][j] += bias;
+        EACH(j, 4) y[i][j] = y[i][j] * scale + bias;
     }
 }
 

@@ -14,7 +14,7 @@
 #define TREADLE_GEMM_H
 #include "treadle_cpu.h"
 
-enum td_act { TD_ACT_NONE = 0, TD_ACT_RELU = 1 };   /* relu(NaN) is NaN */
+enum td_act { TD_ACT_NONE = 0, TD_ACT_RELU = 1 };   /* relu(NaN) is NaN, relu(-0) is 0 */
 
 typedef struct {
     int64_t m, n, k;

@@ -61,7 +61,7 @@ static void finish_row(const stage *s, T *sums, int64_t i, int64_t j, int64_t n)
     if (!s->last) return;
     if (p->bias_n) for (int64_t x = 0; x < n; x++) sums[x] += p->bias_n[j + x];
     if (p->bias_m) for (int64_t x = 0; x < n; x++) sums[x] += p->bias_m[i];
-    if (p->act == TD_ACT_RELU) for (int64_t x = 0; x < n; x++) sums[x] = sums[x] < 0 ? 0 : sums[x];
+    if (p->act == TD_ACT_RELU) for (int64_t x = 0; x < n; x++) sums[x] = sums[x] <= 0 ? 0 : sums[x];
 }
 
 /* Finishes a tile of sums, rows `pitch` apart, into C. */

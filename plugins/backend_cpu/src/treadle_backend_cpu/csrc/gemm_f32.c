@@ -62,7 +62,7 @@ static int run_f32(const td_matmul *x)
     job j = {.items = {x->count, x->dims, x->size, x->a_batch, x->b_batch}};
     j.p = (product){.m = x->m, .n = x->n, .k = x->k, .a = operand_of(x->a, x->a_row, x->a_col),
                     .b = operand_of(x->b, x->b_row, x->b_col), .c = x->c, .c_row = x->n,
-                    .c_col = 1, .bias_n = x->bias, .alpha = 1};
+                    .c_col = 1, .bias_n = x->bias, .alpha = 1, .act = x->act};
     return run_job(&j, td_threads());
 }
 
@@ -74,7 +74,7 @@ static int run_half(const td_matmul *x, const float *bias)
              .store = x->dtype == TD_F16 ? store_f16 : store_bf16};
     j.p = (product){.m = x->m, .n = x->n, .k = x->k, .a = {x->a, x->a_row, x->a_col, 2, fetch},
                     .b = {x->b, x->b_row, x->b_col, 2, fetch}, .c_row = x->n, .c_col = 1,
-                    .bias_n = bias, .alpha = 1};
+                    .bias_n = bias, .alpha = 1, .act = x->act};
     return run_job(&j, td_threads());
 }
 

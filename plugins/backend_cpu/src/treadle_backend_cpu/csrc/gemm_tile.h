@@ -118,7 +118,7 @@ TD_INLINE void tile_store(const int rows, const int width, vec *acc, const tile 
     }
     if (t->act == TD_ACT_RELU) {
         UNROLL(28)
-        for (int i = 0; i < rows * width; i++) acc[i] = (vec)((lanes)acc[i] & ~(acc[i] < 0));
+        for (int i = 0; i < rows * width; i++) acc[i] = (vec)((lanes)acc[i] & ~(acc[i] <= 0));
     }
     UNROLL(14)
     for (int i = 0; i < rows; i++) {

@@ -2,7 +2,7 @@
  * and gemm_f32: one product with all that td_gemm offers.
  *
  * Plan: i = m, n, k, a_row, a_col, b_row, b_col, dims, then size[dims], a_batch[dims],
- * b_batch[dims]; strides in elements. Inputs a (batch, m, k), b (batch, k, n) and for linear_* bias
+ * b_batch[dims], act; strides in elements. Inputs a (batch, m, k), b (batch, k, n) and for linear_* bias
  * (n) too; the output (batch, m, n) is dense. */
 #include <string.h>
 #include "gemm.h"
@@ -17,7 +17,8 @@ static td_matmul read_plan(const td_plan *p, char **io, int dtype)
     td_matmul x = {.dtype = dtype, .m = i[M], .n = i[N], .k = i[K], .a = io[0], .b = io[1],
                    .a_row = i[A_ROW], .a_col = i[A_COL], .b_row = i[B_ROW], .b_col = i[B_COL],
                    .bias = p->n_in > 2 ? io[2] : NULL, .c = io[p->n_in], .count = 1, .dims = dims,
-                   .size = size, .a_batch = size + dims, .b_batch = size + 2 * dims};
+                   .size = size, .a_batch = size + dims, .b_batch = size + 2 * dims,
+                   .act = (int)size[3 * dims]};
     for (int d = 0; d < dims; d++) x.count *= size[d];
     return x;
 }

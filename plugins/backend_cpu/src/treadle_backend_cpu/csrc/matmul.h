@@ -12,6 +12,7 @@ typedef struct {
     int64_t count;                      /* the product of size[0..dims) */
     int dims;
     const int64_t *size, *a_batch, *b_batch;    /* batch axes and their strides */
+    int act;                            /* enum td_act; of floating-point types */
 } td_matmul;
 
 int KERNEL(product_f32)(const td_matmul *x);    /* float32, float16, bfloat16 */

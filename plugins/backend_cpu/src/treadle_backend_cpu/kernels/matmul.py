@@ -34,7 +34,7 @@ def _padded(shape, strides, ndim):
     return (1,) * missing + tuple(shape), (0,) * missing + tuple(strides)
 
 
-def _bind(call, a_shape, a_strides, b_shape, b_strides):
+def _bind(call, name, a_shape, a_strides, b_shape, b_strides, act=0):
     dtype, y = call.ins[0].dtype, call.outs[0]
     operands = [x for x in call.ins if x is not None]
     if any(x.dtype != dtype for x in (*operands, y)):
@@ -42,10 +42,10 @@ def _bind(call, a_shape, a_strides, b_shape, b_strides):
     flops = 2 * numel(y.shape) * a_shape[-1]
     nbytes = (numel(a_shape) + numel(b_shape) + numel(y.shape)) * dtype.itemsize
     return native.bind(
-        f"{'linear' if call.op.name == 'linear' else 'matmul'}_{dtype.short}",
+        f"{name}_{dtype.short}",
         len(operands),
         out_bytes(call),
-        plan(a_shape, a_strides, b_shape, b_strides),
+        (*plan(a_shape, a_strides, b_shape, b_strides), act),
         (),
         bytes([STORAGE] * len(operands)),
         int(max(flops / FLOPS_PER_NS, nbytes / BYTES_PER_NS)),
@@ -57,12 +57,22 @@ def _bind(call, a_shape, a_strides, b_shape, b_strides):
 def matmul(backend, call):
     """Bind (..., m, k) @ (..., k, n); batch axes broadcast."""
     a, b = call.ins
-    return _bind(call, a.shape, a.strides, b.shape, b.strides)
+    return _bind(call, "matmul", a.shape, a.strides, b.shape, b.strides)
 
 
 @kernel("linear", dtypes=FLOATS, layouts=("strided", "strided", "dense"))
 def linear(backend, call):
     """Bind x (..., in) @ w (out, in) transposed, plus b (out,)."""
+    return _linear(call, 0)
+
+
+@kernel("fused_linear", dtypes=FLOATS, layouts=("strided", "strided", "dense"))
+def fused_linear(backend, call):
+    """Bind linear with what comes last."""
+    return _linear(call, int(call.attrs["activation"] == "relu"))
+
+
+def _linear(call, act):
     x, w = call.ins[:2]
     x_shape, x_strides = ((1, *x.shape), (0, *x.strides)) if len(x.shape) == 1 else (x.shape, x.strides)
-    return _bind(call, x_shape, x_strides, w.shape[::-1], w.strides[::-1])
+    return _bind(call, "linear", x_shape, x_strides, w.shape[::-1], w.strides[::-1], act)
