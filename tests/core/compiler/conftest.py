@@ -1,0 +1,6 @@
+"""Makes `graph_tools` of tests/core/ir importable."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
