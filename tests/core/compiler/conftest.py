@@ -1,6 +1,7 @@
-"""Makes `graph_tools` of tests/core/ir importable."""
+"""Makes `pass_tools` of this folder and `graph_tools` of tests/core/ir importable."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "ir"))
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "ir")]
