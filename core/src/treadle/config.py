@@ -18,6 +18,7 @@ class Config:
     checks: bool = field(default_factory=lambda: _flag("TREADLE_CHECKS", "1"))
     log: str = field(default_factory=lambda: os.environ.get("TREADLE_LOG", ""))
     verify: bool = field(default_factory=lambda: _flag("TREADLE_VERIFY", "0"))
+    verify_passes: bool = field(default_factory=lambda: _flag("TREADLE_VERIFY_PASSES", "0"))
     contract_strict: bool = field(default_factory=lambda: _flag("TREADLE_CONTRACT_STRICT", "0"))
 
     def logs(self, topic: str) -> bool:

@@ -15,6 +15,7 @@ from treadle.compiler.dynamic import signed, sized, symbolic
 from treadle.compiler.execute import Stepper
 from treadle.compiler.joint import Backward
 from treadle.compiler.lower import Plan
+from treadle.compiler.memory_plan import MemoryPlan
 from treadle.compiler.passes import optimize
 from treadle.compiler.trace import Traced, trace
 from treadle.compiler.verify import Checked
@@ -78,13 +79,35 @@ class Compiled:
     def _watched(self, watcher: Any, args: Any, kwargs: Any) -> Any:
         """A call while an interpreter is current, which sees the executable as one thing."""
         with outside():
-            leaves, structure = tree.flatten((args, kwargs))
-            key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
-            with _TRACING:
-                found = next((e for e in self.entries.get(key, ()) if e.holds()), None)
-                entry = found or self._trace(key, leaves, structure)
+            entry, leaves = self._entry(args, kwargs)
             part = entry.forward
             return make_run(entry, leaves, lambda *operands: watcher.executed(part, operands))(leaves)
+
+    def memory_plan(self, *args: Any, **kwargs: Any) -> MemoryPlan:
+        """Return where the memory of a call with these arguments lies, and when; nothing is run.
+
+        The function is traced, if it has not been for this signature.
+
+        >>> import treadle as td
+        >>> f = td.compile(lambda x: ((x @ x).exp() @ x).sum())
+        >>> plan = f.memory_plan(td.ones(64, 64))
+        >>> [b.nbytes for b in plan.buffers], plan.peak >= plan.lower_bound
+        ([16384, 16384], True)
+        >>> plan.to_svg().startswith("<svg")
+        True
+        """
+        with outside():
+            entry, _ = self._entry(args, kwargs)
+        back = entry.backward
+        return MemoryPlan(entry.forward.plan, None if back is None else MemoryPlan(back.plan))
+
+    def _entry(self, args: Any, kwargs: Any) -> "tuple[Entry, list[Any]]":
+        """The executable for a signature, traced if there is none yet, and the leaves of the arguments."""
+        leaves, structure = tree.flatten((args, kwargs))
+        key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
+        with _TRACING:
+            found = next((e for e in self.entries.get(key, ()) if e.holds()), None)
+            return found or self._trace(key, leaves, structure), leaves
 
     def _trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
         """Trace the function for one signature and remember what came out."""

@@ -4,6 +4,7 @@ Offsets are chosen greedily, largest buffer first, each into the tightest gap th
 and Lee 2020, "Efficient memory management for deep neural net inference": greedy by size).
 """
 
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -18,6 +19,10 @@ class Life(NamedTuple):
     first: int
     last: int
     nbytes: int
+
+    def at(self, step: int) -> bool:
+        """Whether it is in use at a step."""
+        return self.first <= step <= self.last
 
 
 def lives(plan: Plan) -> tuple[dict[int, Life], dict[int, int]]:
@@ -63,11 +68,42 @@ def _take(candidates: list[Any], s: Step, k: int, y: Place, owner: dict[int, int
 
 
 def arena(alive: dict[int, Life]) -> tuple[dict[int, int], int]:
-    """(offset of each buffer, size of the arena) such that no two that live at once overlap."""
+    """(offset of each buffer, size of the arena) such that no two that live at once overlap.
+
+    Of several orders in which buffers are placed the first that reaches the lower bound is taken, else the best.
+    """
+    least = lower_bound(alive)
+    best: tuple[dict[int, int], int] | None = None
+    for order in _orders(alive):
+        found = _placed(alive, order)
+        if best is None or found[1] < best[1]:
+            best = found
+        if best[1] == least:
+            break
+    return best or ({}, 0)
+
+
+def _orders(alive: dict[int, Life]) -> Iterator[list[int]]:
+    """By size; by size times duration; those at the fullest step first; by when they begin."""
+    by_size = sorted(alive, key=lambda b: (-alive[b].nbytes, alive[b].first))
+    yield by_size
+    yield sorted(by_size, key=lambda b: -alive[b].nbytes * (alive[b].last - alive[b].first + 1))
+    full = max({x.first for x in alive.values()}, key=lambda k: sum(_size(x) for x in alive.values() if x.at(k)))
+    yield sorted(by_size, key=lambda b: not alive[b].at(full))
+    yield sorted(by_size, key=lambda b: (not alive[b].at(full), abs(alive[b].first - full)))
+    yield sorted(by_size, key=lambda b: alive[b].first)
+
+
+def _size(life: Life) -> int:
+    return -(-max(life.nbytes, 1) // ALIGN) * ALIGN
+
+
+def _placed(alive: dict[int, Life], order: list[int]) -> tuple[dict[int, int], int]:
     placed: list[tuple[int, int, Life]] = []  # offset, end, life
     offsets: dict[int, int] = {}
-    for b, life in sorted(alive.items(), key=lambda item: (-item[1].nbytes, item[1].first)):
-        size = -(-max(life.nbytes, 1) // ALIGN) * ALIGN
+    for b in order:
+        life = alive[b]
+        size = _size(life)
         busy = sorted((o, e) for o, e, other in placed if other.first <= life.last and life.first <= other.last)
         best, at, gap = 0, 0, None
         for start, end in busy:
@@ -83,7 +119,7 @@ def lower_bound(alive: dict[int, Life]) -> int:
     """The most bytes that are alive at one step: no plan can need less."""
     change: dict[int, int] = {}
     for life in alive.values():
-        size = -(-max(life.nbytes, 1) // ALIGN) * ALIGN
+        size = _size(life)
         change[life.first] = change.get(life.first, 0) + size
         change[life.last + 1] = change.get(life.last + 1, 0) - size
     now = most = 0

@@ -3,6 +3,7 @@
 `optimize` runs them in an order in which each finds what the one before prepared.
 """
 
+from functools import partial
 from typing import Any
 
 from treadle.compiler.passes.common import common_subexpressions
@@ -14,23 +15,33 @@ from treadle.compiler.passes.prune import prune
 from treadle.compiler.passes.recognise import recognise
 from treadle.compiler.passes.simplify import simplify
 from treadle.compiler.passes.steps import split_steps
+from treadle.config import config
+from treadle.errors import GraphError
 from treadle.ir.graph import Graph
+from treadle.ir.verify import verify
 
 
 def optimize(graph: Graph, device: Any) -> Graph:
-    """Rewrite a graph for a device; the graph itself is changed and returned."""
-    prune(graph)
-    simplify(graph)
-    common_subexpressions(graph)
-    prune(graph)
-    fold_constants(graph, device)
-    prune(recognise(graph))
-    relu_after_pooling(graph)
-    fold_batch_norm(graph, device)
-    activations(graph)
-    legalise(graph, device)
-    simplify(graph)
-    common_subexpressions(graph)
-    prune(graph)
-    split_steps(graph)
-    return prune(graph)
+    """Rewrite a graph for a device; the graph itself is changed and returned.
+
+    With TREADLE_VERIFY_PASSES it is verified before and after each pass; GraphError names the one that broke it.
+    """
+    checked = config.verify_passes or config.verify
+    if checked:
+        _verify(graph, "tracing")
+    fold, batch_norm = partial(fold_constants, device=device), partial(fold_batch_norm, device=device)
+    order: list[Any] = [prune, simplify, common_subexpressions, prune, fold, recognise, prune]
+    order += [relu_after_pooling, batch_norm, activations, partial(legalise, device=device)]
+    order += [fold, simplify, common_subexpressions, prune, split_steps]
+    for run in order:
+        graph = run(graph)
+        if checked:
+            _verify(graph, getattr(run, "func", run).__name__)
+    return graph
+
+
+def _verify(graph: Graph, after: str) -> None:
+    try:
+        verify(graph)
+    except GraphError as e:
+        raise GraphError(f"after {after}: {e}") from None

@@ -29,7 +29,7 @@ def fold_constants(graph: Graph, device: Any) -> Graph:
         return graph
     token = tape.GRAD_MODE.set(False)
     try:
-        with outside():
+        with outside(), device:  # ops without operands run on the default device
             arrays = _computed(graph, wanted, device)
     finally:
         tape.GRAD_MODE.reset(token)
