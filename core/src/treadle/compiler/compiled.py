@@ -1,9 +1,11 @@
 """td.compile: a function that is traced at the first call of a signature and then runs as one Graph."""
 
+import contextlib
 import functools
+import gc
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from treadle import tape, tree
@@ -28,6 +30,19 @@ from treadle.op import INTERPRETER, STATE, outside, tracing
 from treadle.runtime.device import get_default_device
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
+
+
+@contextlib.contextmanager
+def _tracing() -> Iterator[None]:
+    """One thread at a time; the collector waits: what a trace makes stays alive, and looking through it takes time."""
+    with _TRACING:
+        on = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if on:
+                gc.enable()
 
 
 class Compiled:
@@ -69,7 +84,7 @@ class Compiled:
         for entry in entries or ():
             if entry.holds():
                 return entry.run(leaves)
-        with _TRACING:
+        with _tracing():
             fresh = next((e for e in self.entries.get(key, ()) if e.holds()), None)  # another thread was faster
             entry = fresh or self._trace(key, leaves, structure)
         if not kwargs and flat:
@@ -105,7 +120,7 @@ class Compiled:
         """The executable for a signature, traced if there is none yet, and the leaves of the arguments."""
         leaves, structure = tree.flatten((args, kwargs))
         key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
-        with _TRACING:
+        with _tracing():
             found = next((e for e in self.entries.get(key, ()) if e.holds()), None)
             return found or self._trace(key, leaves, structure), leaves
 
