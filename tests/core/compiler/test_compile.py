@@ -427,3 +427,52 @@ def test_layouts_that_nobody_named():
 
     x = td.randn(3)
     same(td.compile(td.grad(f))(x), td.grad(f)(x))
+
+
+# ---- arguments that are one tensor, or share memory ------------------------------------------------------------------
+def test_arguments_that_are_one_tensor_are_not_taken_for_one_later():
+    f, a, b = td.compile(lambda x, y: x * y), td.full((2,), 3.0), td.full((2,), 5.0)
+    assert f(a, a).tolist() == [9, 9] and f(a, b).tolist() == [15, 15] and f(b, b).tolist() == [25, 25]
+    g = td.compile(lambda x: x * a)
+    assert g(a).tolist() == [9, 9] and g(b).tolist() == [15, 15] and g(a).tolist() == [9, 9]
+    view = a[:1]
+    h = td.compile(lambda x: x + view)
+    assert h(a).tolist() == [6, 6] and h(b).tolist() == [8, 8]
+
+
+def test_one_tensor_twice_where_one_is_written():
+    def f(x, y):
+        x.add_(1)
+        return x * y
+
+    compiled = td.compile(f)
+    for twice in (False, True, False):
+        a = td.zeros(3)
+        b = a if twice else td.full((3,), 4.0)
+        assert compiled(a, b).tolist() == 3 * [1 if twice else 4]
+        assert a.tolist() == [1, 1, 1]
+
+
+def test_memory_that_is_written_and_shared_is_refused():
+    w, x = td.zeros(4), td.zeros(4)
+
+    def writes(a, b):
+        a[1:].add_(1)
+        return b * 2
+
+    f = td.compile(writes)
+    assert f(x, td.ones(3)).tolist() == [2, 2, 2] and x.tolist() == [0, 1, 1, 1]
+    for a, b in ((x, x[1:]), (x[:], x[1:]), (x, x.detach()[1:])):
+        with pytest.raises(td.errors.TraceError, match="writes to a tensor whose memory an argument shares"):
+            f(a, b)
+    assert x.tolist() == [0, 1, 1, 1]
+
+    def closes(a):
+        w.add_(1)
+        return a + 0
+
+    g = td.compile(closes)
+    assert g(td.zeros(4)).tolist() == [0, 0, 0, 0] and g(w).tolist() == [2, 2, 2, 2]  # the tensor itself: traced anew
+    with pytest.raises(td.errors.TraceError, match="clone"):
+        g(w[1:])
+    assert w.tolist() == [2, 2, 2, 2]

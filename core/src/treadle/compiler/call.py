@@ -53,16 +53,25 @@ class Writer:
         return self.scope[head.split("(")[0].removeprefix("def ")]
 
 
-def make_holds(guards: list[Any], grads: list[Any]) -> Any:
-    """A function that says whether what the trace depended on outside of the arguments is still so."""
+def make_holds(guards: list[Any], grads: list[Any], same: list[Any], apart: list[Any]) -> Any:
+    """A function of the leaves that says whether what the trace depended on beside their signatures is still so.
+
+    same: (leaf, leaf or tensor) that were one object. apart: (leaf, leaf or ids of tensors) that may not share memory.
+    """
     w, tests = Writer(), []
+    for k, (leaf, other) in enumerate(same):
+        tests.append(f"leaves[{leaf}] is {f'leaves[{other}]' if other.__class__ is int else w.name('T', k, other)}")
+    for k, (leaf, other) in enumerate(apart):
+        root = f"leaves[{leaf}].root"
+        alone = f"{root} is not leaves[{other}].root" if other.__class__ is int else None
+        tests.append(alone or f"id({root}) not in {w.name('R', k, other)}")
     for k, (owner, attribute, value) in enumerate(guards):
         tests.append(f"{w.name('G', k, owner)}.{attribute} == {w.name('V', k, value)}")
     for k, (leaf, sig) in enumerate(grads):
         g = f"{w.name('L', k, leaf)}.grad"
         tests.append(f"{g} is None" if sig is None else f"{g} is not None and {g}.sig is {w.name('S', k, sig)}")
     w.line(f"return {' and '.join(tests) or 'True'}")
-    return w.make("def holds():")
+    return w.make("def holds(leaves):")
 
 
 def make_run(entry: Any, leaves: list[Any], execute: Any = None) -> Any:

@@ -72,7 +72,7 @@ class Compiled:
             except AttributeError:
                 flat = ()
             for entry in self.flat.get(flat, ()):
-                if entry.holds():
+                if entry.holds(args):
                     return entry.run(args)
         leaves, structure = tree.flatten((args, kwargs))
         key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
@@ -82,10 +82,10 @@ class Compiled:
             text = "compile: arguments that are no tensors must be hashable; they are part of the signature"
             raise TraceError(text) from None
         for entry in entries or ():
-            if entry.holds():
+            if entry.holds(leaves):
                 return entry.run(leaves)
         with _tracing():
-            fresh = next((e for e in self.entries.get(key, ()) if e.holds()), None)  # another thread was faster
+            fresh = next((e for e in self.entries.get(key, ()) if e.holds(leaves)), None)  # another thread was faster
             entry = fresh or self._trace(key, leaves, structure)
         if not kwargs and flat:
             self.flat[flat] = self.entries[key]
@@ -121,7 +121,7 @@ class Compiled:
         leaves, structure = tree.flatten((args, kwargs))
         key = (structure, is_grad_enabled(), *[_key(x) for x in leaves])
         with _tracing():
-            found = next((e for e in self.entries.get(key, ()) if e.holds()), None)
+            found = next((e for e in self.entries.get(key, ()) if e.holds(leaves)), None)
             return found or self._trace(key, leaves, structure), leaves
 
     def _trace(self, key: Any, leaves: list[Any], structure: Any) -> "Entry":
@@ -136,6 +136,10 @@ class Compiled:
         if entry is None:
             self.traces += 1
             entry = Entry(trace(self.f, leaves, structure), leaves)
+        if not entry.apart(leaves):
+            raise TraceError(
+                f"compile: {self._name()} writes to a tensor whose memory an argument shares; pass that a clone()"
+            )
         self.entries.setdefault(key, []).insert(0, entry)
         return entry
 
@@ -145,7 +149,7 @@ class Compiled:
         kinds = (k if s is None else (s, x.dtype, x.device) for k, s, x in zip(key[2:], shapes, leaves, strict=True))
         general = (*key[:2], *kinds)
         for found in self.general.get(general, ()):
-            if make_holds(found.guards, signed(found.leaves))():
+            if make_holds(found.guards, signed(found.leaves), found.same, [])(leaves):
                 return Entry(sized(found, env), leaves)
         self.traces += 1
         found = trace(self.f, leaves, structure, shapes=shapes)
@@ -217,7 +221,9 @@ class Entry:
         self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()})
         self.backward = None if found.backward is None else Part(found.backward.graph, self.device)
         self.rule = None if found.backward is None else self._rule(found.backward)
-        self.holds = make_holds(self.guards, self.grads)
+        apart = _apart(found, self.written)
+        self.holds = make_holds(self.guards, self.grads, found.same, apart)
+        self.apart = make_holds([], [], [], apart)
         self.run = make_run(self, leaves)
 
     def change(self) -> str:
@@ -225,7 +231,10 @@ class Entry:
         for owner, name, value in self.guards:
             if getattr(owner, name) != value:
                 return f"{name} of {type(owner).__name__} is {getattr(owner, name)!r}, before {value!r}"
-        return "a parameter's .grad is there where it was not, or the other way round"
+        return (
+            "a parameter's .grad is there where it was not, or the other way round, or other arguments than before are "
+            "one and the same tensor"
+        )
 
     # ---- differentiated from outside -------------------------------------------------------------------------------
     def record(self, outputs: list[Tensor], tensors: list[Any], storages: list[Any], made: Any) -> None:
@@ -275,6 +284,17 @@ def _written(found: Traced) -> dict[int, int]:
             out[where[kind, what if kind == "arg" else id(what)]] = k
         k += value is not None
     return out
+
+
+def _apart(found: Traced, written: dict[int, int]) -> list[tuple[int, Any]]:
+    """(argument, another argument or ids of tensors from outside) that may not share memory: one of them is written."""
+    args = [s.what for s in found.sources if s.kind == "arg"]
+    ours = {found.sources[k].what for k in written if found.sources[k].kind == "arg"}
+    states = frozenset(id(s.what.root) for s in found.sources if s.kind == "state")
+    changed = frozenset(id(s.what.root) for k, s in enumerate(found.sources) if s.kind == "state" and k in written)
+    out: list[tuple[int, Any]] = [(a, states if a in ours else changed) for a in args]
+    out = [(a, ids) for a, ids in out if ids]
+    return out + [(a, b) for a in args for b in args if a in ours and a != b and (b not in ours or a < b)]
 
 
 def _fetch(kind: str, what: Any, leaves: list[Any]) -> Any:

@@ -55,6 +55,8 @@ class Trace(Interpreter):
         self.guards: dict[Any, tuple[Any, str, Any]] = {}
         self.looked: set[int] = set()  # ids of leaves whose gradient the function looked at
         self.used_up: set[int] = set()  # ids of gradients that an optimizer has taken
+        self.args: dict[int, int] = {}  # id of a tensor among the arguments -> its leaf
+        self.same: dict[Any, tuple[int, Any]] = {}  # arguments that are also something else
 
     # ---- recording -------------------------------------------------------------------------------------------------
     def add(self, op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any], specs: Any, want: Any = None) -> Node:
@@ -151,6 +153,8 @@ class Trace(Interpreter):
             cell_of(x.storage)
             return x
         found = self.twins.get(id(x))
+        if id(x) in self.args:  # the function closes over one of its arguments
+            self.same[id(x)] = self.args[id(x)], x
         if found is None:
             twin = self._twin_of_view(x) if isinstance(x, View) else None
             found = self.twins[id(x)] = (x, self._twin(x) if twin is None else twin)
@@ -263,6 +267,7 @@ class Traced(NamedTuple):
     structure: Any
     leaves: list[Any]  # (leaf, gradient or None when it was traced)
     guards: list[Any]  # (object, attribute, value) that the trace depended on
+    same: list[Any]  # (leaf, an earlier leaf or a tensor closed over) of arguments that were one object
     backward: Backward | None = None  # for a function that can be differentiated from outside
     refused: dict[int, str] = {}  # which of the outputs cannot, though they require grad, and why
 
@@ -277,7 +282,9 @@ def trace(f: Any, args: list[Any], structure: Any, outer: bool = True, shapes: A
     t.outer = outer
     leaves: list[Any] = []
     for k, x in enumerate(args):
-        if isinstance(x, Tensor) and id(x) not in t.twins:
+        if isinstance(x, Tensor) and t.args.setdefault(id(x), k) != k:
+            t.same[k] = k, t.args[id(x)]
+        elif isinstance(x, Tensor):
             t.twins[id(x)] = (x, t.input(x, Source("arg", k), shapes[k] if shapes else None))
         leaves.append(t.twins[id(x)][1] if isinstance(x, Tensor) else x)
     token = TRACE.set(t)
@@ -340,4 +347,5 @@ def _finish(t: Trace, args: list[Any], given: list[Any], result: Any) -> Traced:
         backward = split(t.graph, seeds, grads, kept)._replace(outputs=which)
     t.graph.inputs = [v for v in t.graph.inputs if v not in seeds]
     leaves = [(leaf, g) for key, (leaf, g) in t.leaves.items() if key in t.looked or leaf.grad is not g]
-    return Traced(t.graph, t.sources, effects, results, structure, leaves, list(t.guards.values()), backward, refused)
+    guards, same = list(t.guards.values()), list(t.same.values())
+    return Traced(t.graph, t.sources, effects, results, structure, leaves, guards, same, backward, refused)
