@@ -11,7 +11,8 @@ import pytest
 
 import treadle as td
 from treadle.errors import ArgumentError, DeviceError, UnsupportedError
-from treadle.runtime import dispatch
+from treadle.runtime import device as device_module
+from treadle.runtime import dispatch, plugins
 from treadle.runtime.backend import Backend, kernel
 
 HERE = str(td.get_default_device())
@@ -360,3 +361,12 @@ def test_training_on_the_reference_device():
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+def test_the_notice_about_the_built_in_device_says_why(monkeypatch):
+    row = plugins.Plugin("cpu", "treadle-backend-cpu", status="unavailable", reason="no gcc", remedy="install gcc")
+    monkeypatch.setattr(plugins, "best", lambda: plugins.BUILT_IN)
+    monkeypatch.setattr(plugins, "plugins", lambda: [row])
+    monkeypatch.setattr(dispatch.config, "device", None)
+    with pytest.warns(RuntimeWarning, match="cpu is unavailable: no gcc. What would help: install gcc"):
+        assert str(device_module._choose()).startswith("reference")

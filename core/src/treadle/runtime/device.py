@@ -129,6 +129,9 @@ def _choose() -> device:
             f"treadle: no backend is installed or usable: everything runs on the {name!r} device, "
             "exact but slow; `pip install treadle-backend-cpu` is fast"
         )
+        for p in plugins.plugins():
+            if p.status not in plugins.USABLE and p.reason:
+                text += f"\n{p.name} is {p.status}: {p.reason}{f'. What would help: {p.remedy}' if p.remedy else ''}"
         warnings.warn(text, RuntimeWarning, stacklevel=4)
     return device(name)
 
