@@ -58,7 +58,8 @@ def test_a_compiled_step_is_seen_from_inside(device):
     if device == "reference":
         assert list(rows) == ["graph"]
         return
-    assert rows["conv2d"].kind == "compiled" and rows["conv2d"].flops == 2 * (5 * 4 * 6 * 6) * 9
+    conv = rows["fused_conv2d"]  # with its relu
+    assert conv.kind == "compiled" and conv.flops == 2 * (5 * 4 * 6 * 6) * 9
     assert any("test_profiler.py" in e.line for e in p.events)
 
 
