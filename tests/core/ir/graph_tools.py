@@ -179,9 +179,9 @@ def watched(monkeypatch, look):
     """From now on, look(graph) is called before and after the passes of every compiled function."""
     optimize = compiled.optimize
 
-    def watching(graph, device):
+    def watching(graph, device, own=()):
         look(graph)
-        look(optimize(graph, device))
+        look(optimize(graph, device, own))
         return graph
 
     monkeypatch.setattr(compiled, "optimize", watching)

@@ -5,7 +5,7 @@ import functools
 import gc
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from treadle import tape, tree
@@ -18,7 +18,7 @@ from treadle.compiler.execute import Stepper
 from treadle.compiler.joint import Backward
 from treadle.compiler.lower import Plan
 from treadle.compiler.memory_plan import MemoryPlan
-from treadle.compiler.passes import optimize
+from treadle.compiler.passes import Pass, optimize
 from treadle.compiler.trace import Traced, trace
 from treadle.compiler.verify import Checked
 from treadle.config import config
@@ -52,8 +52,8 @@ class Compiled:
     a compiled Module is used like the Module.
     """
 
-    def __init__(self, f: Callable[..., Any], dynamic: bool | None = None) -> None:
-        self.f, self.dynamic = f, dynamic
+    def __init__(self, f: Callable[..., Any], dynamic: bool | None = None, passes: Sequence[Pass] = ()) -> None:
+        self.f, self.dynamic, self.passes = f, dynamic, tuple(passes)
         self.entries: dict[Any, list[Entry]] = {}
         self.general: dict[Any, list[Traced]] = {}  # traces with symbolic sizes
         self.flat: dict[Any, list[Entry]] = {}  # the same lists under keys that are cheap to make
@@ -135,7 +135,7 @@ class Compiled:
         entry = self._sized(key, leaves, structure) if self.dynamic else None
         if entry is None:
             self.traces += 1
-            entry = Entry(trace(self.f, leaves, structure), leaves)
+            entry = Entry(trace(self.f, leaves, structure), leaves, self.passes)
         if not entry.apart(leaves):
             raise TraceError(
                 f"compile: {self._name()} writes to a tensor whose memory an argument shares; pass that a clone()"
@@ -150,11 +150,11 @@ class Compiled:
         general = (*key[:2], *kinds)
         for found in self.general.get(general, ()):
             if make_holds(found.guards, signed(found.leaves), found.same, [])(leaves):
-                return Entry(sized(found, env), leaves)
+                return Entry(sized(found, env), leaves, self.passes)
         self.traces += 1
         found = trace(self.f, leaves, structure, shapes=shapes)
         self.general.setdefault(general, []).append(found)
-        return Entry(sized(found, env), leaves)
+        return Entry(sized(found, env), leaves, self.passes)
 
     def _name(self) -> str:
         return getattr(self.f, "__qualname__", type(self.f).__name__)
@@ -199,9 +199,9 @@ def _said(key: Any) -> str:
 class Part:
     """A graph made ready to run on a device. donated: output index -> index of the input that it replaces."""
 
-    def __init__(self, graph: Graph, device: Any, donated: dict[int, int] | None = None) -> None:
+    def __init__(self, graph: Graph, device: Any, donated: dict[int, int], passes: Sequence[Pass]) -> None:
         before = duplicate(graph)[0] if config.verify else None
-        self.plan = Plan(optimize(graph, device), device, donated)
+        self.plan = Plan(optimize(graph, device, passes), device, donated)
         self.run = device.backend.compile(self.plan) or Stepper(self.plan)
         if before is not None:
             self.run = Checked(self.run, self.plan, before)
@@ -212,14 +212,14 @@ class Part:
 class Entry:
     """One traced signature, ready to run."""
 
-    def __init__(self, found: Traced, leaves: list[Any]) -> None:
+    def __init__(self, found: Traced, leaves: list[Any], passes: Sequence[Pass] = ()) -> None:
         self.found = found
         self.guards = found.guards
         self.grads = signed(found.leaves)
         self.device = _device_of(found, leaves)
         self.written = _written(found)  # inputs that end with another value
-        self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()})
-        self.backward = None if found.backward is None else Part(found.backward.graph, self.device)
+        self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()}, passes)
+        self.backward = None if found.backward is None else Part(found.backward.graph, self.device, {}, passes)
         self.rule = None if found.backward is None else self._rule(found.backward)
         apart = _apart(found, self.written)
         self.holds = make_holds(self.guards, self.grads, found.same, apart)
@@ -310,7 +310,7 @@ def _device_of(found: Traced, leaves: list[Any]) -> Any:
     return devices.pop() if devices else get_default_device()
 
 
-def compile(f: Any = None, *, dynamic: bool | None = None) -> Any:
+def compile(f: Any = None, *, dynamic: bool | None = None, passes: Sequence[Pass] = ()) -> Any:
     """Return f (a function or a Module) as one that is traced once per signature and then runs as one Graph.
 
     Shapes, dtypes and devices of tensors and the values of other arguments form the signature; a new one is traced
@@ -318,7 +318,8 @@ def compile(f: Any = None, *, dynamic: bool | None = None) -> Any:
     has a symbolic size: equal sizes are one symbol, and other sizes from 2 on are planned without tracing again.
     Parameters, buffers, optimizer state, learning rates and random states are read anew at every call and written
     back in place. TREADLE_LOG=recompiles says why something is traced again. TraceError where the function needs the
-    value of a tensor while it is traced.
+    value of a tensor while it is traced. passes are functions Graph -> Graph that rewrite what was traced, one after
+    the other, before the passes of treadle.compiler.passes; GraphError names one that breaks a graph.
 
     >>> import treadle as td
     >>> @td.compile
@@ -327,4 +328,4 @@ def compile(f: Any = None, *, dynamic: bool | None = None) -> Any:
     >>> f(td.ones(3)).item(), f(td.zeros(3)).item(), f.traces
     (9.0, 3.0, 1)
     """
-    return Compiled(f, dynamic) if f is not None else functools.partial(compile, dynamic=dynamic)
+    return Compiled(f, dynamic, passes) if f is not None else functools.partial(compile, dynamic=dynamic, passes=passes)

@@ -50,7 +50,7 @@ class Checked:
         for (node, mine), (_, right) in zip(*results, strict=True):
             if not all(close(a, b) for a, b in zip(mine, right, strict=True)):
                 return f"the first node that does is {node.op.name} {node.attrs}, written at {node.line}"
-        return "every node alone is right: the plan of its memory is to blame"
+        return "every node alone is right: a pass, or the plan of its memory, is to blame"
 
 
 def _everything(graph: Graph, device: Any, inputs: list[Any], numbers: Any) -> list[tuple[Node, list[Any]]]:
