@@ -29,7 +29,11 @@ def described(op, ins, outs, attrs):
 
 
 def call(op, lists, numbers, n_outs, norm=False, **attrs):
-    """Run a list op in new storages, then over its own operands; both must agree bit for bit."""
+    """Run a list op in new storages, then over its own operands; both must agree bit for bit.
+
+    momentum and beta1 are numbers, the last ones.
+    """
+    numbers = [*numbers, *[attrs.pop(k) for k in ("momentum", "beta1") if k in attrs]]
     flat = [x for xs in lists for x in xs]
     name = flat[0].dtype.name
     outs = [spec(x.shape, name) for xs in (lists[:1] + lists[2:])[:n_outs] for x in xs]
@@ -217,5 +221,5 @@ def test_clip_of_zeros():
 
 def test_lists_of_several_dtypes_are_declined():
     pair = [sig(np.zeros(3, np.float32)), sig(np.zeros(3, np.float64))]
-    call = described("sgd_step", [*pair, *pair, float], pair, {**SGD_ATTRS, "n": 2})
+    call = described("sgd_step", [*pair, *pair, float, float], pair, {**SGD_ATTRS, "n": 2})
     assert factory(module, "sgd_step")(None, call) is None

@@ -114,7 +114,7 @@ graph step(%0: float32[64, 64], %1: float32[64], %2: float32[64, 64], %3: float3
   %8: float32[64] = sum(%7) {axes=(0,), keepdims=false}
   %9: float32[64, 64] = sin(%7)
   %10: float32[8] = exp(%4)
-  %11: float32[64, 64], %12: float32[64], %13: float32[64, 64], %14: float32[8] = sgd_step([%0, %1, %2, %4], [%6, %8, %9, %10], [], #lr) {momentum=0.0, dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
+  %11: float32[64, 64], %12: float32[64], %13: float32[64, 64], %14: float32[8] = sgd_step([%0, %1, %2, %4], [%6, %8, %9, %10], [], #lr, 0.0) {dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
   return %11, %12, %13, %14
 }
 """,
@@ -123,12 +123,12 @@ graph step(%0: float32[64, 64], %1: float32[64], %2: float32[64, 64], %3: float3
   %5: float32[64, 64] = matmul(%3, %2)
   %6: float32[64, 64] = relu(%5)
   %7: float32[64, 64] = matmul(%6, %0)
-  %8: float32[64, 64] = sgd_step([%0], [%6], [], #lr) {momentum=0.0, dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
+  %8: float32[64, 64] = sgd_step([%0], [%6], [], #lr, 0.0) {dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
   %9: float32[64] = sum(%7) {axes=(0,), keepdims=false}
   %10: float32[64, 64] = sin(%7)
-  %11: float32[64, 64] = sgd_step([%2], [%10], [], #lr) {momentum=0.0, dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
+  %11: float32[64, 64] = sgd_step([%2], [%10], [], #lr, 0.0) {dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
   %12: float32[8] = exp(%4)
-  %13: float32[64], %14: float32[8] = sgd_step([%1, %4], [%9, %12], [], #lr) {momentum=0.0, dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
+  %13: float32[64], %14: float32[8] = sgd_step([%1, %4], [%9, %12], [], #lr, 0.0) {dampening=0.0, nesterov=false, weight_decay=0.0, maximize=false, first=false}
   return %8, %13, %11, %14
 }
 """,

@@ -58,9 +58,9 @@ graph main[M: 0 to 8, N: 1 to inf](%0: float32[N, 3], %1: float32[4, 3], %2: int
   %11: float32[4] = subscript(%9) {items=(0, (0, 4, 1))}
   %12: float16[N, 4] = cast(%9) {dtype=float16}
   _: float32[N, 4] = mul(%9, -2)
-  %13: float32[4, 3] = sgd_step([%1], [%1], [], #lr) {momentum=0.0, dampening=0.0, nesterov=false, weight_decay=0.0, \
+  %13: float32[4, 3] = sgd_step([%1], [%1], [], #lr, 0.0) {dampening=0.0, nesterov=false, weight_decay=0.0, \
 maximize=false, first=false}
-  () = sgd_step([], [], [], 0.1) {momentum=0.0, dampening=0.0, nesterov=false, weight_decay=0.0, \
+  () = sgd_step([], [], [], 0.1, 0.0) {dampening=0.0, nesterov=false, weight_decay=0.0, \
 maximize=false, first=false}
   return %10, %10, %0
 }"""
@@ -253,8 +253,8 @@ FAULTS = [
     (HEAD + "%y: float32[2, 3] = ^write(%x, %x) {items=((1, 2, 1), (0, 3, 1))}", "elements outside of float32"),
     (HEAD + "%y: float32[2, 3] = ^linear(%x, %x, %x)", "linear: bias"),
     (HEAD + '%y: float32[2, 3] = ^reshape(%x) {to="ab"}', "cannot use these operands and attributes|integers"),
-    (HEAD + "%y: float32[2, 3] = ^sgd_step([%x], [%x, %x], [], #s)", "'grads' has 2 values where the first has 1"),
-    (HEAD + "%z: float32[3] = sum(%x) {axes=(0,)} %y: float32[3] = ^sgd_step([%z], [%x], [], #s)", "'grads' has shape"),
+    (HEAD + "%y: float32[2, 3] = ^sgd_step([%x], [%x, %x], [], #s, 0.0)", "'grads' has 2 values where the first has 1"),
+    (HEAD + "%z: float32[3] = sum(%x) {axes=(0,)} %y: float32[3] = ^sgd_step([%z], [%x], [], #s, 0.0)", "'grads' has shape"),
     (HEAD + "%y: float32[2, 3] = mul(%x, <^K>)", "unknown name 'K'"),
     (HEAD + "%y: float32[2, 3] = mul(%x, ^ratio(1, 2))", "expected ratio"),
     (HEAD + "%y: float32[2, 3] = mul(%x, ^1e999)", "too large for float64"),

@@ -18,14 +18,14 @@ SHAPES = [(3, 4), (5,), ()]
 POSITIVE = [t(*shape, kind="positive") for shape in SHAPES]
 
 
-def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float = 0.0, dampening: float = 0.0,
+def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float, dampening: float = 0.0,
         nesterov: bool = False,
          weight_decay: float = 0.0, maximize: bool = False, first: bool = False) -> Any:
     new, states = [], []
     for k, (p, g) in enumerate(zip(params, grads, strict=True)):
         g = -g if maximize else g
         g = g + p * weight_decay if weight_decay else g
-        if momentum:
+        if bufs:
             buf = g * 1 if first else bufs[k] * momentum + g * (1.0 - dampening)
             states.append(buf)
             g = g + buf * momentum if nesterov else buf
@@ -33,7 +33,7 @@ def _sgd(params: Any, grads: Any, bufs: Any, lr: float, momentum: float = 0.0, d
     return new, states
 
 
-def _adam(params: Any, grads: Any, ms: Any, vs: Any, lr: float, step: float, beta1: float = 0.9, beta2: float = 0.999,
+def _adam(params: Any, grads: Any, ms: Any, vs: Any, lr: float, step: float, beta1: float, beta2: float = 0.999,
         eps: float = 1e-8,
           weight_decay: float = 0.0, decoupled: bool = False, maximize: bool = False) -> Any:
     new, new_m, new_v = [], [], []
@@ -65,17 +65,17 @@ def lists(name: str, signature: str, decompose: Any, **fields: Any) -> Op:
         dtypes=FLOATS, **fields)
 
 
-sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# -> params* bufs*", _sgd,
-    samples=[s(SHAPES, SHAPES, [], 0.1), s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-        s(SHAPES, SHAPES, SHAPES, 0.1, momentum=0.9, first=True, maximize=True)],
-    doc="One step of stochastic gradient descent over lists of parameters, with momentum and weight decay.",
-    errors=[raises(ArgumentError, "differ in length", [(3,)], [(3,), (4,)], [], 0.1)])
-adam_step: Op = lists("adam_step", "params* grads* ms* vs* lr# step# -> params* ms* vs*", _adam,
-    samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3),
-        s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, weight_decay=0.01, decoupled=True),
-        s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, weight_decay=0.1, maximize=True)],
+sgd_step: Op = lists("sgd_step", "params* grads* bufs* lr# momentum# -> params* bufs*", _sgd,
+    samples=[s(SHAPES, SHAPES, [], 0.1, 0.0), s(SHAPES, SHAPES, SHAPES, 0.1, 0.9, nesterov=True, weight_decay=0.01),
+        s(SHAPES, SHAPES, SHAPES, 0.1, 0.9, first=True, maximize=True)],
+    doc="One step of stochastic gradient descent over lists of parameters; with momentum, if there are buffers for it.",
+    errors=[raises(ArgumentError, "differ in length", [(3,)], [(3,), (4,)], [], 0.1, 0.0)])
+adam_step: Op = lists("adam_step", "params* grads* ms* vs* lr# step# beta1# -> params* ms* vs*", _adam,
+    samples=[s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 3, 0.9),
+        s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 1, 0.9, weight_decay=0.01, decoupled=True),
+        s(SHAPES, SHAPES, SHAPES, POSITIVE, 0.1, 2, 0.8, weight_decay=0.1, maximize=True)],
     doc="One step of Adam (or, decoupled, AdamW) over lists of parameters.",
-    errors=[raises(ShapeError, "list 1 has shape", [(3,)], [(4,)], [(3,)], [(3,)], 0.1, 1)])
+    errors=[raises(ShapeError, "list 1 has shape", [(3,)], [(4,)], [(3,)], [(3,)], 0.1, 1, 0.9)])
 clip_by_global_norm: Op = lists("clip_by_global_norm", "xs* max_norm# -> ys* norm", _clip,
     samples=[s(SHAPES, 1.0), s(SHAPES, 1000.0), s([(4, 0), (2,)], 0.5)],
     doc="Scale tensors so that their common norm is at most max_norm; also that norm.",

@@ -10,14 +10,14 @@ from treadle.op import Live, outside
 Tensors = list[Tensor]
 
 
-def sgd_step_(params: Tensors, grads: Tensors, bufs: Tensors, lr: Live, **attrs: Any) -> None:
+def sgd_step_(params: Tensors, grads: Tensors, bufs: Tensors, lr_momentum: Live, **attrs: Any) -> None:
     """Step params and momentum buffers in place; no buffers with momentum 0."""
-    run_inplace_list(ops.sgd_step, [params, grads, bufs], lr, attrs)
+    run_inplace_list(ops.sgd_step, [params, grads, bufs], lr_momentum, attrs)
 
 
-def adam_step_(params: Tensors, grads: Tensors, means: Tensors, squares: Tensors, lr_step: Live, **attrs: Any) -> None:
-    """Step params and the running means of the gradients and their squares in place."""
-    run_inplace_list(ops.adam_step, [params, grads, means, squares], lr_step, attrs)
+def adam_step_(params: Tensors, grads: Tensors, means: Tensors, squares: Tensors, numbers: Live, **attrs: Any) -> None:
+    """Step params and the running means of the gradients and their squares in place. numbers: lr, step, beta1."""
+    run_inplace_list(ops.adam_step, [params, grads, means, squares], numbers, attrs)
 
 
 def fresh_zeros(p: Tensor) -> Tensor:

@@ -60,6 +60,11 @@ class Adam(Optimizer):
         }
         super().__init__(params, defaults)
 
+    def _fixed(self, group: dict[str, Any]) -> Any:
+        """lr and the first of betas are read anew at every step."""
+        fixed = ("eps", "weight_decay", "maximize", "amsgrad", "decoupled_weight_decay")
+        return group["betas"][1], *[group[name] for name in fixed]
+
     def _step_group(self, group: dict[str, Any]) -> None:
         # one list op per number of steps taken, which is one for all but frozen or new parameters
         lists: dict[Any, tuple[list[Tensor], ...]] = {}
@@ -101,19 +106,17 @@ def _step(
     squares: list[Tensor],
     _: list[Tensor],
 ) -> None:
-    beta1, beta2 = group["betas"]
 
     def numbers() -> list[Any]:
-        return [number(group["lr"]), _count(states)]
+        return [number(group["lr"]), _count(states), float(group["betas"][0])]
 
     adam_step_(
         params,
         grads,
         means,
         squares,
-        Live(numbers, (float, int)),
-        beta1=float(beta1),
-        beta2=float(beta2),
+        Live(numbers, (float, int, float)),
+        beta2=float(group["betas"][1]),
         eps=float(group["eps"]),
         weight_decay=float(group["weight_decay"]),
         decoupled=group["decoupled_weight_decay"],

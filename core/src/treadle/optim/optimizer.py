@@ -9,6 +9,7 @@ from typing import Any
 from treadle._tensor import Tensor
 from treadle.autograd.grad_mode import enable_grad, no_grad
 from treadle.errors import ArgumentError
+from treadle.op import depends_on
 
 
 class Optimizer:
@@ -35,6 +36,7 @@ class Optimizer:
         self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
         self.param_groups: list[dict[str, Any]] = []
         self._step_called = False  # schedulers warn when they come first
+        self._changes = 0  # how often groups or state were exchanged for others
         groups = list(params)
         if not groups:
             raise ValueError("optimizer got an empty parameter list")
@@ -68,6 +70,7 @@ class Optimizer:
         for name, default in self.defaults.items():
             group.setdefault(name, default)
         self.param_groups.append(group)
+        self._changes += 1
 
     def _check_params(self, group: dict[str, Any]) -> None:
         for p in group["params"]:
@@ -96,6 +99,7 @@ class Optimizer:
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient; return closure()'s loss if one is given."""
+        depends_on(self, "_fixed_options")
         loss = None
         if closure is not None:
             with enable_grad():
@@ -108,6 +112,15 @@ class Optimizer:
 
     def _step_group(self, group: dict[str, Any]) -> None:
         raise NotImplementedError
+
+    @property
+    def _fixed_options(self) -> Any:
+        """What becomes part of a trace of `step`: another value is another trace."""
+        return self._changes, *map(self._fixed, self.param_groups)
+
+    def _fixed(self, group: dict[str, Any]) -> Any:
+        """The options of a group that `_step_group` uses as Python values: here all that are no tensors."""
+        return [(k, v) for k, v in group.items() if k != "params" and not isinstance(v, Tensor)]
 
     def state_dict(self) -> dict[str, Any]:
         """Return state and groups with parameters replaced by their position.
@@ -151,6 +164,7 @@ class Optimizer:
             if "param_names" in group:
                 new.setdefault("param_names", group["param_names"])
         self.param_groups = [{**self.defaults, **new} for new in saved]
+        self._changes += 1
 
     @staticmethod
     def _load_value(param: Tensor, key: str, value: Any) -> Any:

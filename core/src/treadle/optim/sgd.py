@@ -54,6 +54,11 @@ class SGD(Optimizer):
         }
         super().__init__(params, defaults)
 
+    def _fixed(self, group: dict[str, Any]) -> Any:
+        """lr and momentum are read anew at every step."""
+        fixed = ("dampening", "weight_decay", "nesterov", "maximize")
+        return group["momentum"] != 0, *[group[name] for name in fixed]
+
     def _step_group(self, group: dict[str, Any]) -> None:
         # the first step of a parameter fills its buffer, so these go apart from the others
         lists: dict[Any, tuple[list[Tensor], list[Tensor], list[Tensor]]] = {}
@@ -79,8 +84,7 @@ class SGD(Optimizer):
                 params,
                 grads,
                 bufs,
-                Live(lambda: [number(group["lr"])], (float,)),
-                momentum=float(momentum),
+                Live(lambda: [number(group["lr"]), float(group["momentum"])], (float, float)),
                 dampening=float(group["dampening"]),
                 nesterov=group["nesterov"],
                 weight_decay=float(group["weight_decay"]),

@@ -404,7 +404,8 @@ def _list(rnd, op, dtype):
     """Lists of dense tensors; the results replace all but the gradients."""
     attrs = _step_attrs(rnd, op)
     dims = [shape(rnd, 0, 3, 200) for _ in range(rnd.choice((1, 2, 3, 7, 30)))]
-    lists = [i.name for i in op.inputs if i.many and (i.name != "bufs" or attrs["momentum"])]
+    momentum = rnd.random() < 0.5
+    lists = [i.name for i in op.inputs if i.many and (i.name != "bufs" or momentum)]
     sigs = [operand(rnd, dtype, d, True) for _ in lists for d in dims]
     targets = sum(name != "grads" for name in lists)
     outs = tuple(Spec(d, dtype) for _ in range(targets) for d in dims)
@@ -416,10 +417,7 @@ def _list(rnd, op, dtype):
 
 def _step_attrs(rnd, op):
     some = {name: rnd.random() < 0.5 for name in ("nesterov", "maximize", "first", "decoupled") if name in op.attrs}
-    if "momentum" in op.attrs:
-        some |= {"momentum": rnd.choice((0.0, 0.9)), "dampening": rnd.choice((0.0, 0.5))}
-    if "weight_decay" in op.attrs:
-        some["weight_decay"] = rnd.choice((0.0, 0.01))
+    some |= {name: rnd.choice((0.0, x)) for name, x in (("dampening", 0.5), ("weight_decay", 0.01)) if name in op.attrs}
     return some
 
 

@@ -247,30 +247,30 @@ static td_job job(const td_plan *p, char **io, int attributes, int lists_in, int
                     .lists_in = lists_in, .lists_out = lists_out};
 }
 
-/* i: ..., nesterov, maximize, first; f: momentum, dampening, weight decay. The last input is lr,
- * a double. */
+/* i: ..., nesterov, maximize, first; f: dampening, weight decay. The last inputs are lr and the
+ * momentum, doubles. */
 static int KERNEL(sgd_step)(const td_plan *p, char **io) {
-    const int with_buf = p->f[0] != 0;
+    const int with_buf = p->n_in == 3 * p->i[1] + 2;
     td_job b = job(p, io, 3, 2 + with_buf, 1 + with_buf);
     b.piece = sgd_piece, b.flush = with_buf && b.dtype >= TD_F32;
     b.nesterov = (int)p->i[2], b.sign = p->i[3] ? -1 : 1, b.first = (int)p->i[4];
-    b.momentum = p->f[0], b.keep = 1 - p->f[1], b.decay = p->f[2];
-    b.lr = *(const double *)io[p->n_in - 1];
+    b.momentum = *(const double *)io[p->n_in - 1], b.lr = *(const double *)io[p->n_in - 2];
+    b.keep = 1 - p->f[0], b.decay = p->f[1];
     td_parallel(tasks(&b), task, &b);
     return TD_OK;
 }
 
-/* i: ..., decoupled, maximize; f: beta1, beta2, eps, weight decay. The last inputs are lr and
- * the step, doubles. */
+/* i: ..., decoupled, maximize; f: beta2, eps, weight decay. The last inputs are lr, the step and
+ * beta1, doubles. */
 static int KERNEL(adam_step)(const td_plan *p, char **io) {
     td_job b = job(p, io, 2, 4, 3);
-    const double lr = *(const double *)io[p->n_in - 2], t = *(const double *)io[p->n_in - 1];
-    b.beta1 = p->f[0], b.beta2 = p->f[1];
+    const double lr = *(const double *)io[p->n_in - 3], t = *(const double *)io[p->n_in - 2];
+    b.beta1 = *(const double *)io[p->n_in - 1], b.beta2 = p->f[0];
     const double root = sqrt(1 - pow(b.beta2, t));
-    b.piece = adam_piece, b.flush = p->f[2] > 1e-30 && b.dtype >= TD_F32;
-    b.step = lr / (1 - pow(b.beta1, t)) * root, b.eps = p->f[2] * root;
+    b.piece = adam_piece, b.flush = p->f[1] > 1e-30 && b.dtype >= TD_F32;
+    b.step = lr / (1 - pow(b.beta1, t)) * root, b.eps = p->f[1] * root;
     b.sign = p->i[3] ? -1 : 1;
-    b.shrink = p->i[2] ? 1 - lr * p->f[3] : 1, b.decay = p->i[2] ? 0 : p->f[3];
+    b.shrink = p->i[2] ? 1 - lr * p->f[2] : 1, b.decay = p->i[2] ? 0 : p->f[2];
     td_parallel(tasks(&b), task, &b);
     return TD_OK;
 }

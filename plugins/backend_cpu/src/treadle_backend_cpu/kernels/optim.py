@@ -6,7 +6,7 @@ from treadle.runtime.backend import kernel
 from treadle_backend_cpu import _native as native
 from treadle_backend_cpu.kernels.common import FLOATS, STORAGE, numel, out_bytes, work
 
-NUMBER = 12  # learning rates, step numbers and norms are passed as float64
+NUMBER = 12  # learning rates, momenta, step numbers and norms are passed as float64
 
 
 def _bind(call, lists, numbers, ints, floats):
@@ -31,16 +31,16 @@ def sgd_step(backend, call):
     """Bind a step of SGD; without momentum there are no buffers."""
     a = call.attrs
     ints = tuple(int(a[name]) for name in ("nesterov", "maximize", "first"))
-    floats = tuple(float(a[name]) for name in ("momentum", "dampening", "weight_decay"))
-    return _bind(call, 3 if a["momentum"] else 2, 1, ints, floats)
+    floats = tuple(float(a[name]) for name in ("dampening", "weight_decay"))
+    return _bind(call, 3 if len(call.outs) > a["n"] else 2, 2, ints, floats)
 
 
 @kernel("adam_step", dtypes=FLOATS, layouts="dense", inplace=True)
 def adam_step(backend, call):
     """Bind a step of Adam or, decoupled, AdamW."""
     a = call.attrs
-    floats = tuple(float(a[name]) for name in ("beta1", "beta2", "eps", "weight_decay"))
-    return _bind(call, 4, 2, (int(a["decoupled"]), int(a["maximize"])), floats)
+    floats = tuple(float(a[name]) for name in ("beta2", "eps", "weight_decay"))
+    return _bind(call, 4, 3, (int(a["decoupled"]), int(a["maximize"])), floats)
 
 
 @kernel("clip_by_global_norm", dtypes=FLOATS, layouts="dense", inplace=True)
