@@ -98,7 +98,7 @@ def demo(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    module.run(args.out)
+    module.run(args.out, args.compile)
     return 0
 
 
@@ -138,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=doctor)
     sub = commands.add_parser("demo", help=demo.__doc__)
     sub.add_argument("--out", default="treadle-demo", help="folder for weights and pictures")
+    sub.add_argument("--compile", action="store_true", help="train a second time with td.compile, and compare")
     sub.set_defaults(run=demo)
     sub = commands.add_parser("profile", help=profile.__doc__)
     sub.add_argument("--trace", help="file for the trace (JSON, for chrome://tracing or ui.perfetto.dev)")

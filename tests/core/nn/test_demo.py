@@ -33,6 +33,23 @@ def test_demo(tmp_path, monkeypatch, capsys):
     assert all((tmp_path / "out" / n).read_bytes()[:4] == b"\x89PNG" for n in names[:2])
 
 
+def test_compiled_beside_eager(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training.data, "mnist", made_up_digits)
+    monkeypatch.setattr(training, "TRAINING", 160)
+    monkeypatch.setattr(training, "EPOCHS", 1)
+    accuracy = training.run(tmp_path, compiled=True)
+    lines = capsys.readouterr().out.splitlines()
+    start = next(k for k, line in enumerate(lines) if "compiled / eager" in line)
+    names, columns = zip(*[(line[:14].strip(), line[14:].split()) for line in lines[start : start + 6]], strict=True)
+    assert names == ("", "fastest steps", "median step", "training", "last loss", "test accuracy")
+    for eager, _, compiled, _, ratio in columns[1:4]:
+        assert float(ratio) == pytest.approx(float(compiled) / float(eager), abs=0.02)
+    assert columns[4][0] == columns[4][1] and columns[4][2:] == ["all", "losses", "the", "same"]
+    assert columns[5] == [f"{accuracy:.3f}"] * 2
+    trainings = [training.Training(None, [0.5, loss], [1.0, 1.0], 2.0) for loss in (0.25, 0.125)]
+    assert training._table(*trainings, 1, 1).splitlines()[4].endswith("all losses others")
+
+
 def test_a_prediction_that_differs_is_reported(tmp_path):
     model = training.make_model()
     td.weights.save(model.state_dict(), tmp_path / "w")
