@@ -56,6 +56,7 @@ from treadle import func as func
 from treadle import profiler as profiler
 from treadle import tree as tree
 from treadle.autograd.function import custom_vjp as custom_vjp
+from treadle.autograd.recompute import checkpoint as checkpoint
 from treadle.autograd.transforms import grad as grad, value_and_grad as value_and_grad, vjp as vjp
 from treadle.autograd.forward import jvp as jvp
 from treadle.batching.jacobian import hessian as hessian, jacobian as jacobian

@@ -6,6 +6,7 @@ interpreter (a context variable, never the type of an argument) may give the cal
 
 import inspect
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -74,6 +75,10 @@ class Interpreter:
     def random_state(self, generator: Any, device: Any) -> Any:
         """Return the state of the next random call, or None to draw it now."""
         return None
+
+    def again(self) -> AbstractContextManager[Any]:
+        """Context manager: what runs inside has run before, and is to be computed again although it is known."""
+        return nullcontext()
 
     def apply(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Apply a user function that has its own gradient (args are lifted); NotImplemented to have it run as usual."""

@@ -2,13 +2,16 @@
 index)."""
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
 from treadle import creation, dtypes
 from treadle._tensor import Tensor, set_requires_grad
-from treadle.errors import ArgumentError
+from treadle.errors import ArgumentError, AutogradError
 from treadle.op import CATALOGUE as OPS
 from treadle.op import FN, INTERPRETER, STATE, tracing
 from treadle.runtime.device import device as Device
@@ -16,6 +19,56 @@ from treadle.runtime.device import get_default_device
 from treadle.shapes import sizes
 
 _COUNTING = threading.Lock()  # no two draws may take the same call number
+
+
+class Draws:
+    """The random states that a function draws: noted when it runs first, and given out again when it runs again."""
+
+    def __init__(self) -> None:
+        self.states: list[Any] = []
+
+    @contextmanager
+    def noted(self, again: bool) -> Iterator[None]:
+        """Context manager: what is drawn inside is noted, or, if it runs again, is what was noted."""
+        rest = iter(self.states) if again else None
+        token = _DRAWS.set((self, rest, _DRAWS.get()))
+        try:
+            yield
+        finally:
+            _DRAWS.reset(token)
+
+
+_DRAWS: ContextVar[Any] = ContextVar("treadle_draws", default=None)  # (draws, what is left to replay, those around)
+
+
+@contextmanager
+def unnoted() -> Iterator[None]:
+    """Context manager: what is drawn inside is no affair of functions that are noted outside."""
+    token = _DRAWS.set(None)
+    try:
+        yield
+    finally:
+        _DRAWS.reset(token)
+
+
+def drawn(fresh: Callable[[], Any]) -> Any:
+    """A random state: that of a run before, where a function runs again, else a fresh one."""
+    scope = _DRAWS.get()
+    if scope is None:
+        return fresh()
+    draws, rest, around = scope
+    if rest is not None:
+        state = next(rest, None)
+        if state is None:
+            raise AutogradError("checkpoint: the function drew more random numbers when it was computed again")
+        return state
+    token = _DRAWS.set(around)
+    try:
+        state = drawn(fresh)
+    finally:
+        _DRAWS.reset(token)
+    draws.states.append(state)
+    return state
 
 
 class Generator:
@@ -65,6 +118,9 @@ class Generator:
 
     def next_state(self, device: Device) -> Tensor:
         """Return the state of the next call on a device, and count the call."""
+        return drawn(lambda: self._fresh(device))  # type: ignore[no-any-return]
+
+    def _fresh(self, device: Device) -> Tensor:
         with _COUNTING:
             words = self._words()
             self._calls = (self._calls + 1) % 2**64

@@ -46,7 +46,7 @@ def grad_of(
     seeds = [_seed(y, g) for y, g in zip(outputs, grads, strict=True)]
     walk = Walk(create_graph, create_graph if retain_graph is None else retain_graph, [x.node for x in inputs])
     walk.run(seeds)
-    found = [walk.captured.get(_key(x.node)) for x in inputs]
+    found = [walk.captured.get(target(x.node)) for x in inputs]
     if not allow_unused and any(g is None for g in found):
         missing = [k for k, g in enumerate(found) if g is None]
         raise AutogradError(
@@ -78,7 +78,7 @@ def _seed(y: Tensor, g: Tensor | None) -> tuple[Any, Tensor]:
     return y.node, g if g.dtype is y.dtype else CATALOGUE["cast"](g, y.dtype)
 
 
-def _key(node: Any) -> Any:
+def target(node: Any) -> Any:
     """Identity of an edge's target: a leaf by its Leaf object, a result by (node id, index)."""
     if node.__class__ is tuple:
         return node[0][0], node[1]
@@ -86,11 +86,14 @@ def _key(node: Any) -> Any:
 
 
 class Walk:
-    """One reverse walk. With `wanted`, gradients of these nodes are captured instead of collected in leaves."""
+    """One reverse walk. With `wanted`, gradients of these nodes are captured instead of collected in leaves.
 
-    def __init__(self, create_graph: bool, retain: bool, wanted: list[Any] | None = None) -> None:
-        self.create_graph, self.retain = create_graph, retain
-        self.wanted = None if wanted is None else {_key(n) for n in wanted}
+    stop: it ends at the nodes that are wanted, and their hooks do not run: another walk goes on from there.
+    """
+
+    def __init__(self, create_graph: bool, retain: bool, wanted: list[Any] | None = None, stop: bool = False) -> None:
+        self.create_graph, self.retain, self.stop = create_graph, retain, stop
+        self.wanted = None if wanted is None else {target(n) for n in wanted}
         self.inner = {key[0] for key in self.wanted or () if key.__class__ is tuple}  # ids of nodes with wanted results
         self.useless: dict[int, list[int]] = {}  # of each node to run: slots of the edges that lead to nothing wanted
         self.captured: dict[Any, Any] = {}
@@ -103,7 +106,7 @@ class Walk:
         token = GRAD_MODE.set(self.create_graph)
         try:
             if self.wanted is not None:
-                self.useless = _reaching([e for e, _ in seeds], self.wanted)
+                self.useless = _reaching([e for e, _ in seeds], self.wanted, self.inner if self.stop else set())
             self.given = {id(g): g for _, g in seeds}
             for edge, g in seeds:
                 self.put(edge, g)
@@ -147,7 +150,7 @@ class Walk:
     def run_captured(self, n: list[Any], rule: Any, g: Any) -> Any:
         """Capture what is wanted of a node, and run its rule if something wanted lies beyond it, else return None."""
         i, run = n[0], rule.run
-        if rule.__class__ is HookedRule:
+        if rule.__class__ is HookedRule and not (self.stop and i in self.inner):
             g, run = rule.before(g), rule.inner
         if i in self.inner:
             for k, x in enumerate(g) if rule.several else ((0, g),):
@@ -185,7 +188,7 @@ class Walk:
     def collect(self, leaf: Leaf, g: Any) -> None:
         """Give a leaf a part of its gradient; where hooks wait for the whole, it is kept until the end."""
         key = id(leaf)
-        if leaf.hooks:
+        if leaf.hooks and not self.stop:
             before = self.waiting.get(key)
             self.waiting[key] = (leaf, g if before is None else before[1] + g)
         elif self.wanted is None:
@@ -218,16 +221,16 @@ class Walk:
             self.captured[key] = self.own(g)
 
 
-def _reaching(starts: list[Any], wanted: set[Any]) -> dict[int, list[int]]:
+def _reaching(starts: list[Any], wanted: set[Any], ends: set[Any]) -> dict[int, list[int]]:
     """The nodes beyond which something wanted lies, by id.
 
-    With the slots of their edges that lead to nothing wanted.
+    With the slots of their edges that lead to nothing wanted. ends: ids of nodes beyond which nothing is looked for.
     """
     nodes: dict[int, Any] = {}
     stack = [e[0] if e.__class__ is tuple else e for e in starts]
     while stack:
         n = stack.pop()
-        if n[0] != 0 and n[0] not in nodes:
+        if n[0] != 0 and n[0] not in nodes and n[0] not in ends:
             nodes[n[0]] = n
             stack += [e[0] if e.__class__ is tuple else e for e in n[EDGES : EDGES + n[1].count] if e is not None]
     found: dict[int, list[int]] = {}
@@ -235,7 +238,7 @@ def _reaching(starts: list[Any], wanted: set[Any]) -> dict[int, list[int]]:
         n = nodes[i]
         edges = [(k, n[k]) for k in range(EDGES, EDGES + n[1].count) if n[k] is not None]
         useless = [
-            k for k, e in edges if _key(e) not in wanted and (e[0][0] if e.__class__ is tuple else e[0]) not in found
+            k for k, e in edges if target(e) not in wanted and (e[0][0] if e.__class__ is tuple else e[0]) not in found
         ]
         if len(useless) < len(edges):
             found[i] = useless

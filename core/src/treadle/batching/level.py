@@ -169,6 +169,9 @@ class Level(Interpreter):
             return NotImplemented
         return function.apply(self, function_class, args, kwargs)
 
+    def again(self) -> Any:
+        return super().again() if self.before is None else self.before.again()
+
     def random_state(self, generator: Any, device: Any) -> Any:
         if self.randomness == "error":
             raise BatchError(

@@ -5,6 +5,8 @@ function wrote into them, and into `.grad` of leaves, become effects: extra outp
 """
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +21,7 @@ from treadle.errors import TraceError
 from treadle.ir.dim import Dim, Ratio
 from treadle.ir.graph import Graph, Node, Number, Value
 from treadle.op import CATALOGUE, Interpreter, Live, Op, interpreting, outside
+from treadle.random import drawn, unnoted
 from treadle.sig import dense_sig, sig_of
 from treadle.spec import Spec
 
@@ -57,11 +60,41 @@ class Trace(Interpreter):
         self.used_up: set[int] = set()  # ids of gradients that an optimizer has taken
         self.args: dict[int, int] = {}  # id of a tensor among the arguments -> its leaf
         self.same: dict[Any, tuple[int, Any]] = {}  # arguments that are also something else
+        # while something is computed again: what it reads -> the same behind a barrier
+        self.barriers: dict[Value, Value] | None = None
+        self.repeats = 0
 
     # ---- recording -------------------------------------------------------------------------------------------------
     def add(self, op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any], specs: Any, want: Any = None) -> Node:
         """Append a node."""
-        return self.graph.add(Node(op, inputs, attrs, specs, self.line(), want))
+        if self.barriers is not None:
+            inputs = tuple(self._behind(x) for x in inputs)
+        made = self.graph.add(Node(op, inputs, attrs, specs, self.line(), want))
+        if self.barriers is not None:
+            self.barriers.update((v, v) for v in made.results())
+        return made
+
+    def _behind(self, x: Any) -> Any:
+        """Operands of what is computed again, each behind a barrier, so that no pass finds it equal to the first."""
+        if x.__class__ is tuple:
+            return tuple(self._behind(v) for v in x)
+        if x.__class__ is not Value or x in self.graph.constants:
+            return x
+        assert self.barriers is not None
+        if x not in self.barriers:
+            node = Node(CATALOGUE["barrier"], (x,), {"number": self.repeats}, (x.spec,), self.line())
+            self.barriers[x] = y = next(self.graph.add(node).results())
+            self.barriers[y] = y
+        return self.barriers[x]
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        before, self.barriers = self.barriers, {}
+        self.repeats += 1
+        try:
+            yield
+        finally:
+            self.barriers = before
 
     def one(self, op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any], spec: Spec) -> Value:
         """Append a node with one result and return that."""
@@ -209,7 +242,7 @@ class Trace(Interpreter):
     # ---- what is read anew at every run ----------------------------------------------------------------------------
     def random_state(self, generator: Any, device: Any) -> Any:
         real = device.real if isinstance(device, TracedDevice) else device
-        return self.input(_state_like(real), Source("live", lambda: generator.next_state(real)))
+        return drawn(lambda: self.input(_state_like(real), Source("live", lambda: generator.next_state(real))))
 
     def step(self, op: Op, lists: Any, numbers: Any, attrs: dict[str, Any]) -> Any:
         """An in-place list op: one node whose results become what its targets hold."""
@@ -290,7 +323,7 @@ def trace(f: Any, args: list[Any], structure: Any, outer: bool = True, shapes: A
     token = TRACE.set(t)
     try:
         positional, named = structure.build(iter(leaves))
-        with interpreting(t):
+        with interpreting(t), unnoted():
             result = f(*positional, **named)
             return _finish(t, args, leaves, result)
     finally:

@@ -23,7 +23,7 @@ from treadle.ops.epilogue import fused_conv2d, fused_linear
 from treadle.ops.indexing import embedding, embedding_grad, gather_nd, nonzero, put_along, scatter_nd, sort, take_along
 from treadle.ops.loss import cross_entropy, cross_entropy_grad, cross_entropy_lse
 from treadle.ops.manipulation import (
-    as_strided, as_strided_scatter, concat, copy, expand, flip, narrow, pad, permute, reshape,
+    as_strided, as_strided_scatter, barrier, concat, copy, expand, flip, narrow, pad, permute, reshape,
     subscript, transpose_last, windows, write,
 )  # fmt: skip
 from treadle.ops.norm import (

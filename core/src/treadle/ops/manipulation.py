@@ -103,6 +103,9 @@ expand: Op = view("expand", "x -> y", _expand, samples=[s((3, 1), to=(2, 3, 4)),
 subscript: Op = view("subscript", "x -> y", _subscript,
     samples=[s((5, 6), items=((1, 2, 2), 3)), s((4,), items=(None, (3, 4, -1))), s((0, 2), items=((0, 0, 1), 1))],
     doc="Select, slice and insert axes: what basic indexing does.")
+barrier: Op = view("barrier", "x -> y", lambda shape, strides, number: (shape, strides, 0),
+    samples=[s((3, 4), number=1), s((), number=2), s((0, 2), number=1)],
+    doc="Return x; no pass looks through it. What is computed again in a Graph reads its operands behind barriers.")
 flip: Op = view("flip", "x -> y", _flip, samples=[s((4, 5), axes=(0,)), s((2, 3, 4), axes=(0, 2)),
         s((0, 2), axes=(1,))], doc="Reverse axes.")
 as_strided: Op = view("as_strided", "x -> y", _as_strided,

@@ -200,8 +200,11 @@ class Backend:
         """Return what a detached tensor over a storage reads: the same memory, off any tape that the backend knows."""
         return storage
 
-    def memory_stats(self) -> dict[str, int]:
-        """Return what the allocator knows: at least `live` and `peak` bytes, if anything."""
+    def memory_stats(self, reset_peak: bool = False) -> dict[str, int]:
+        """Return what the allocator knows: at least `live` and `peak` bytes, if anything.
+
+        reset_peak: the peak begins anew at what is live now.
+        """
         return {}
 
     def empty_cache(self) -> None:

@@ -55,9 +55,9 @@ class CpuBackend(Backend):
     def compile(self, plan):
         return compile_plan(plan)
 
-    def memory_stats(self):
+    def memory_stats(self, reset_peak=False):
         """Bytes and blocks of the allocator: live, peak, cached."""
-        return native.memory_stats()
+        return native.memory_stats(reset_peak)
 
     def empty_cache(self):
         """Give cached blocks back to the system."""
