@@ -178,7 +178,7 @@ def test_pool_alone_under_stress(sanitizer, tmp_path):
     flags = ["-fsanitize=thread", "-g"] if sanitizer else ["-O2"]
     sources = [
         HERE / "sanitize" / "pool_stress.c",
-        *(CSRC / f for f in ("pool.c", "topology.c", "fail.c")),
+        *(CSRC / f for f in ("pool.c", "topology.c", "fail.c", "memory.c")),
     ]
     program = tmp_path / "stress"
     subprocess.run(["gcc", *flags, "-pthread", "-I", CSRC, *sources, "-o", program], check=True)

@@ -329,3 +329,47 @@ def test_timed_returns_results_and_nanoseconds_of_each_step():
     with pytest.raises(TypeError, match="takes 1 storages and 1 numbers; got 0"):
         run.__self__.timed()
     assert program([]).__self__.timed() == ((), ())
+
+
+# ---- working memory --------------------------------------------------------------------------------------------------
+
+
+def taken(run, *args):
+    """How many blocks of the allocator a call takes."""
+    run(*args)
+    before = native.memory_stats()["allocs"]
+    run(*args)
+    return native.memory_stats()["allocs"] - before
+
+
+@not_sanitized
+def test_working_memory_lies_in_the_unused_part_of_the_arena():
+    steps = (step(probe("probe_scratch", 0, (), (1 << 20,))),) * 2
+    size = 4 << 20
+    assert taken(native.program(steps, size, (), (), (), 0)) == 3
+    assert taken(native.program(steps, size, (), (), (), 0, (0, size, 64, size - 64))) == 1
+    assert taken(native.program(steps, size, (), (), (), 0, (0, size, 0, 1 << 20))) == 2, "a header does not fit"
+    assert taken(native.program(steps, size, (), (), (), 0, (0, 0, size, 0))) == 3
+
+
+@not_sanitized
+def test_a_room_ends_with_its_step():
+    """A kernel outside of the program takes a block of its own again, also after one that failed."""
+    scratch = probe("probe_scratch", 0, (), (1 << 20,))
+    native.program((step(scratch),), 4 << 20, (), (), (), 0, (0, 4 << 20))()
+    with pytest.raises(ValueError):
+        native.program((step(scratch), step(failer(4))), 4 << 20, (), (), (), 0, (0, 4 << 20, 0, 4 << 20))()
+    assert taken(scratch) == 1
+
+
+@pytest.mark.parametrize("k", [256, 2000])
+def test_threads_share_a_room(k):
+    """A product whose tasks pack their operands in working memory gives the same bits there."""
+    run = kernel("matmul", ((192, k), "float32"), ((k, 320), "float32"))
+    a, b = storage(normal((192, k), "float32")), storage(normal((k, 320), "float32"))
+    places, size = ((ARG, 0, 0), (ARG, 1, 0), (OUT, 0, 0)), 16 << 20
+    want = native.program((step(run, *places),), size, (192 * k * 4, k * 1280), (192 * 1280,), (), 0)(a, b)[0]
+    for room in (size, 1 << 19, 1 << 16):
+        made = native.program((step(run, *places),), size, (192 * k * 4, k * 1280), (192 * 1280,), (), 0, (0, room))
+        for _ in range(5):
+            assert bytes(memoryview(made(a, b)[0])) == bytes(memoryview(want))

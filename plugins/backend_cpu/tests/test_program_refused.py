@@ -94,11 +94,19 @@ def test_bad_steps_are_refused(wrong, error, text):
         (((), 0, (), (), (), 1.0), TypeError, "int"),
         (((), 0, (1,) * 2_000_000, (), (), 0), ValueError, "more than"),
         (((), 0), TypeError, "argument"),
+        (((), 64, (), (), (), 0, (0,)), ValueError, "1 numbers for the rooms of 0 steps"),
+        (((), 64, (), (), (), 0, [0]), TypeError, "tuple"),
     ],
 )
 def test_bad_programs_are_refused(arguments, error, text):
     with pytest.raises(error, match=text):
         native.program(*arguments)
+
+
+@pytest.mark.parametrize("room", [(1, 8), (-64, 8), (0, 65), (64, 1), (0, -1), (128, 0), (2**62, 2**62), (0, 2**64)])
+def test_rooms_outside_of_the_arena_are_refused(room):
+    with pytest.raises((ValueError, OverflowError), match="room|int"):
+        native.program((step(PAIR, *GOOD),), 64, (16,), (16, 4), (), 1, room)
 
 
 def garbage(rnd):

@@ -1,7 +1,8 @@
 """Static memory planning: when each buffer lives, what may share memory, and where in one arena each lies.
 
 Offsets are chosen greedily, largest buffer first, each into the tightest gap that is free for its whole life (Pisarchyk
-and Lee 2020, "Efficient memory management for deep neural net inference": greedy by size).
+and Lee 2020, "Efficient memory management for deep neural net inference": greedy by size); where that wastes memory,
+other orders are tried too.
 """
 
 from collections.abc import Iterator
@@ -84,7 +85,7 @@ def arena(alive: dict[int, Life]) -> tuple[dict[int, int], int]:
 
 
 def _orders(alive: dict[int, Life]) -> Iterator[list[int]]:
-    """By size; by size times duration; those at the fullest step first; by when they begin."""
+    """By size; by size times duration; those at the fullest step first; by when they begin or end; by duration."""
     by_size = sorted(alive, key=lambda b: (-alive[b].nbytes, alive[b].first))
     yield by_size
     yield sorted(by_size, key=lambda b: -alive[b].nbytes * (alive[b].last - alive[b].first + 1))
@@ -92,6 +93,8 @@ def _orders(alive: dict[int, Life]) -> Iterator[list[int]]:
     yield sorted(by_size, key=lambda b: not alive[b].at(full))
     yield sorted(by_size, key=lambda b: (not alive[b].at(full), abs(alive[b].first - full)))
     yield sorted(by_size, key=lambda b: alive[b].first)
+    yield sorted(by_size, key=lambda b: -alive[b].last)
+    yield sorted(by_size, key=lambda b: alive[b].first - alive[b].last)
 
 
 def _size(life: Life) -> int:
@@ -113,6 +116,27 @@ def _placed(alive: dict[int, Life], order: list[int]) -> tuple[dict[int, int], i
         offsets[b] = best if gap is not None else at
         placed.append((offsets[b], offsets[b] + size, life))
     return offsets, max((e for _, e, _ in placed), default=0)
+
+
+def rooms(alive: dict[int, Life], offsets: dict[int, int], size: int, steps: int) -> list[tuple[int, int]]:
+    """For each step, (offset, bytes) of the largest part of an arena that nothing uses then: room for its scratch."""
+    busy: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
+    for b, life in alive.items():
+        for k in range(life.first, life.last + 1):
+            busy[k].append((offsets[b], offsets[b] + _aligned(life.nbytes)))
+    out = []
+    for taken in busy:
+        best, at = (0, 0), 0
+        for start, end in [*sorted(taken), (size, size)]:
+            if start - at > best[1]:
+                best = (at, start - at)
+            at = max(at, end)
+        out.append(best)
+    return out
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-max(nbytes, 1) // ALIGN) * ALIGN
 
 
 def lower_bound(alive: dict[int, Life]) -> int:

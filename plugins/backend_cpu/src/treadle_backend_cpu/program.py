@@ -3,7 +3,7 @@
 import numpy as np
 
 from treadle.compiler.lower import Place
-from treadle.compiler.memory import arena, lives
+from treadle.compiler.memory import arena, lives, rooms
 from treadle.dtypes import ALL
 from treadle.ir.graph import Number
 from treadle_backend_cpu import _native as native
@@ -20,6 +20,7 @@ class Builder:
         self.plan = plan
         alive, self.owner = lives(plan)
         self.offsets, self.arena_bytes = arena(alive)
+        self.rooms = rooms(alive, self.offsets, self.arena_bytes, len(plan.steps))
         self.numbers = {n: k for k, n in enumerate(plan.graph.numbers)}
         self.outputs = [k for k in range(len(plan.outputs)) if k not in plan.donated]
         self.constants = [_storage(a.tobytes()) for a in plan.constants]
@@ -34,6 +35,7 @@ class Builder:
             tuple(self.plan.outputs[k].sig.nbytes for k in self.outputs),
             tuple(self.constants),
             len(self.numbers),
+            tuple(n for room in self.rooms for n in room),
         )
 
     def _step(self, step):

@@ -49,7 +49,7 @@ def run_pool(kind):
     flags = ["-O1", "-g", "-pthread", f"-fsanitize={kind}", "-I", str(CSRC)]
     sources = [
         str(HERE / "pool_stress.c"),
-        *(str(CSRC / name) for name in ("pool.c", "topology.c", "fail.c")),
+        *(str(CSRC / name) for name in ("pool.c", "topology.c", "fail.c", "memory.c")),
     ]
     subprocess.run([os.environ.get("CC", "gcc"), *flags, *sources, "-o", str(program)], check=True)
     return subprocess.run([str(program), "300", "nofork"], env={**os.environ, **OPTIONS}).returncode

@@ -2,6 +2,7 @@
  * messages. */
 #ifndef TREADLE_HOST_H
 #define TREADLE_HOST_H
+#include <stdatomic.h>
 #include <stdbool.h>
 #include "treadle_cpu.h"
 
@@ -22,6 +23,12 @@ void td_block_free(td_block *block);
 void td_block_trim(void);
 bool td_too_large(int64_t bytes);           /* more than the machine could ever hold */
 td_block_memory td_block_stats(bool reset_peak);
+
+/* Unused memory of an arena, 64-byte aligned, from which td_scratch takes first. */
+typedef struct { _Atomic(char *) at; char *end; } td_room;
+void td_room_set(char *from, size_t bytes); /* this thread's, until it is set again */
+td_room *td_room_here(void);
+void td_room_to(td_room *target);           /* a pool thread takes from its caller's */
 
 /* topology.c: how many threads this process should use. */
 int td_default_threads(void);

@@ -2,8 +2,9 @@
  *
  * The first touch of fresh pages costs ten times the writing of them, so blocks are kept when they
  * are freed and given out again. Sizes are rounded up to eight classes per power of two (at most
- * 12.5 % more than asked for) and a request takes a cached block of its own class or of the next
- * two (25 % slack), the most recently freed first because its lines may still be in the caches.
+ * 12.5 % more than asked for), from 2 MB on to 32 (3 %: arenas are of this size). A request takes
+ * a cached block that is up to 25 % larger, of its own class first and then of the next ones, the
+ * most recently freed first because its lines may still be in the caches.
  * Above a quarter of the machine's memory the longest unused blocks go back to the system. Blocks
  * of 2 MB and more are aligned to 2 MB and ask for huge pages. */
 #define _GNU_SOURCE
@@ -16,9 +17,10 @@
 #define HUGE_PAGE ((size_t)2 << 20)
 #define MIN_LOG2 10                             /* the smallest class: 1 KB */
 #define MAX_LOG2 47
-#define BINS ((MAX_LOG2 - MIN_LOG2 + 1) * 8)
-#define SLACK_BINS 2
-#define SCRATCH_HEADER 64                      /* bytes before scratch memory that name its block */
+#define FINE_LOG2 21                            /* from here on the classes are finer */
+#define COARSE_BINS ((FINE_LOG2 - MIN_LOG2) * 8 + 1)
+#define BINS (COARSE_BINS + (MAX_LOG2 - FINE_LOG2 + 1) * 32)
+#define SCRATCH_HEADER 64                      /* bytes before scratch memory: see scratch_header */
 
 static struct {
     pthread_mutex_t lock;
@@ -45,7 +47,8 @@ bool td_too_large(int64_t bytes)
     return bytes < 0 || (uint64_t)bytes > (uint64_t)physical_bytes() * 2;   /* there may be swap */
 }
 
-/* Rounds up to a class: the top four bits of the size, the leading one included, say which. */
+/* Rounds up to a class: the top four bits of the size, the leading one included, say which; the top
+ * six of large sizes. */
 static int bin_of(size_t bytes, size_t *rounded)
 {
     if (bytes <= (size_t)1 << MIN_LOG2) {
@@ -53,9 +56,11 @@ static int bin_of(size_t bytes, size_t *rounded)
         return 0;
     }
     int log2 = 63 - __builtin_clzll(bytes - 1);
-    int shift = log2 - 3;
-    size_t steps = (bytes - 1) >> shift;        /* 8..15 */
+    bool fine = log2 >= FINE_LOG2;
+    int shift = log2 - (fine ? 5 : 3);
+    size_t steps = (bytes - 1) >> shift;        /* 8..15, fine 32..63 */
     *rounded = (steps + 1) << shift;
+    if (fine) return COARSE_BINS + (log2 - FINE_LOG2) * 32 + (int)(steps - 32);
     return (log2 - MIN_LOG2) * 8 + (int)(steps - 8) + 1;
 }
 
@@ -125,7 +130,8 @@ static void count_live(size_t bytes)
 
 static td_block *take_cached(int bin)
 {
-    for (int b = bin; b <= bin + SLACK_BINS && b < BINS; b++) {
+    int last = bin + (bin < COARSE_BINS ? 2 : 8);
+    for (int b = bin; b <= last && b < BINS; b++) {
         td_block *block = cache.bins[b];
         if (block) {
             uncache(block);
@@ -221,18 +227,70 @@ td_block_memory td_block_stats(bool reset_peak)
     return stats;
 }
 
+/* ---- scratch memory ---- */
+
+typedef struct {
+    td_block *block;                            /* NULL: it lies in the room */
+    size_t whole;                               /* bytes of the room that it takes, header and all */
+} scratch_header;
+
+static __thread td_room own_room;
+static __thread td_room *room;                  /* a pool thread's: that of its caller */
+
+td_room *td_room_here(void)
+{
+    return room ? room : &own_room;
+}
+
+void td_room_to(td_room *target)
+{
+    room = target;
+}
+
+void td_room_set(char *from, size_t bytes)
+{
+    if (TD_NO_CACHE) return;                    /* an overrun there would not be seen */
+    own_room.end = from + bytes;
+    atomic_store_explicit(&own_room.at, from, memory_order_relaxed);
+}
+
+static void *scratch_in_room(size_t bytes)
+{
+    td_room *r = td_room_here();
+    size_t whole = (bytes + SCRATCH_HEADER + 63) & ~(size_t)63;
+    char *at = atomic_load_explicit(&r->at, memory_order_relaxed);
+    do {
+        if (whole > (size_t)(r->end - at)) return NULL;
+    } while (!atomic_compare_exchange_weak_explicit(&r->at, &at, at + whole, memory_order_acq_rel,
+                                                    memory_order_relaxed));
+    *(scratch_header *)(void *)at = (scratch_header){NULL, whole};
+    return at + SCRATCH_HEADER;
+}
+
 void *td_scratch(size_t bytes)
 {
-    if (bytes > SIZE_MAX - SCRATCH_HEADER) return NULL;
+    if (bytes > SIZE_MAX / 2) return NULL;
+    void *p = scratch_in_room(bytes);
+    if (p) return p;
     td_block *block = td_block_new(bytes + SCRATCH_HEADER);
     if (!block) return NULL;
-    *(td_block **)(void *)block->ptr = block;
+    *(scratch_header *)(void *)block->ptr = (scratch_header){block, 0};
     return block->ptr + SCRATCH_HEADER;
 }
 
+/* What lies in the room is free again where it was taken last, the rest when the step is over. */
 void td_scratch_free(void *p)
 {
-    if (p) td_block_free(*(td_block **)(void *)((char *)p - SCRATCH_HEADER));
+    if (!p) return;
+    char *start = (char *)p - SCRATCH_HEADER;
+    scratch_header *header = (scratch_header *)(void *)start;
+    if (header->block) {
+        td_block_free(header->block);
+        return;
+    }
+    char *end = start + header->whole;
+    atomic_compare_exchange_strong_explicit(&td_room_here()->at, &end, start, memory_order_acq_rel,
+                                            memory_order_relaxed);
 }
 
 /* A fork while another thread holds the lock would leave it locked in the child for ever. */

@@ -42,6 +42,7 @@ static struct {
     int64_t first;
     uint32_t n;
     td_message *message;
+    td_room *room;
     /* The owner waits here when the last tasks take long. */
     atomic_int waiting;
     pthread_mutex_t lock;
@@ -92,7 +93,10 @@ static int64_t run_tasks(void)
         if (!atomic_compare_exchange_weak_explicit(&pool.ticket, &t, t - 1, memory_order_acq_rel,
                                                    memory_order_acquire))
             continue;
-        if (!ran++) td_message_to(pool.message);
+        if (!ran++) {
+            td_message_to(pool.message);
+            td_room_to(pool.room);
+        }
         pool.body(pool.first + (pool.n - (uint32_t)t), pool.ctx);
         t = atomic_load_explicit(&pool.ticket, memory_order_acquire);
     }
@@ -198,6 +202,7 @@ static void run_on_pool(int64_t n, td_body body, void *ctx, int helpers)
     pool.body = body;
     pool.ctx = ctx;
     pool.message = td_message_here();
+    pool.room = td_room_here();
     for (int64_t first = 0; first < n; first += MAX_TASKS) {
         int64_t count = TD_MIN(n - first, MAX_TASKS);
         publish(first, (uint32_t)count, helpers);

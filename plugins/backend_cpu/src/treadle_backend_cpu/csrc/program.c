@@ -130,13 +130,15 @@ static bool interrupted(PyThreadState **state)
 
 /* Returns NULL, or the step that failed with *code, or that was the last before an interruption
  * (*code is 0). */
-static const step *walk(const Program *p, char **io, PyThreadState **state, int *code,
+static const step *walk(const Program *p, const frame *f, PyThreadState **state, int *code,
                         int64_t *times)
 {
+    char **io = f->io, *arena = (char *)f->bases[BASE_ARENA];
     const step *end = p->steps + p->n_steps;
     int64_t due = p->looks ? now() + SIGNAL_PERIOD : 0;
     for (const step *s = p->steps; s < end; s++) {
         int64_t start = times ? now() : 0;
+        td_room_set(arena + s->room, (size_t)s->room_bytes);
         *code = s->run(s->plan, io);
         if (times) *times++ = now() - start;
         if (__builtin_expect(*code, 0)) return s;
@@ -153,7 +155,8 @@ static int compute(const Program *p, frame *f, int64_t *times)
     int code = 0;
     PyThreadState *state = p->work > GIL_WORK ? PyEval_SaveThread() : NULL;
     resolve(p, f);
-    const step *s = walk(p, f->io, &state, &code, times);
+    const step *s = walk(p, f, &state, &code, times);
+    td_room_set(NULL, 0);
     if (state) PyEval_RestoreThread(state);
     if (s && code) bound_raise(s->bound, s - p->steps, code);
     return s ? -1 : 0;
@@ -220,13 +223,14 @@ PyObject *native_program(PyObject *module, PyObject *args, PyObject *kwargs)
 {
     (void)module;
     static char *names[] = {"steps", "arena_bytes", "arg_bytes", "out_bytes", "constants",
-                            "n_numbers", NULL};
+                            "n_numbers", "rooms", NULL};
     long long arena;
-    PyObject *steps, *arg_bytes, *out_bytes, *constants;
+    PyObject *steps, *arg_bytes, *out_bytes, *constants, *rooms = NULL;
     Py_ssize_t n_numbers;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!LO!O!O!n:program", names, &PyTuple_Type,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "O!LO!O!O!n|O!:program", names, &PyTuple_Type,
                                      &steps, &arena, &PyTuple_Type, &arg_bytes, &PyTuple_Type,
-                                     &out_bytes, &PyTuple_Type, &constants, &n_numbers))
+                                     &out_bytes, &PyTuple_Type, &constants, &n_numbers,
+                                     &PyTuple_Type, &rooms))
         return NULL;
     allocfunc alloc = (allocfunc)PyType_GetSlot(program_type, Py_tp_alloc);
     Program *p = (Program *)alloc(program_type, 0);
@@ -236,7 +240,7 @@ PyObject *native_program(PyObject *module, PyObject *args, PyObject *kwargs)
     p->constants = constants;
     Py_INCREF(constants);
     PyObject *run = NULL;
-    if (!program_fill(p, steps, arg_bytes, out_bytes))
+    if (!program_fill(p, steps, arg_bytes, out_bytes, rooms))
         run = PyCFunction_NewEx(&run_method, (PyObject *)p, NULL);
     Py_DECREF((PyObject *)p);
     return run;

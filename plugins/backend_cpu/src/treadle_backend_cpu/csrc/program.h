@@ -7,6 +7,7 @@ typedef struct {
     td_kernel run;
     const td_plan *plan;
     Bound *bound;               /* owned: the kernel and the plan are its */
+    int64_t room, room_bytes;   /* of the arena: what no buffer takes while it runs */
     int32_t n_io;
     bool look;                  /* see whether signals are due, once it has run */
 } step;
@@ -43,7 +44,8 @@ static inline int64_t base_of_cells(const Program *p)
 }
 
 /* Reads and checks the steps and sizes for a program that knows its arena_bytes, n_numbers and
- * constants; -1 with an exception set. */
-int program_fill(Program *p, PyObject *steps, PyObject *arg_bytes, PyObject *out_bytes);
+ * constants; rooms: offset and bytes per step, or NULL. -1 with an exception set. */
+int program_fill(Program *p, PyObject *steps, PyObject *arg_bytes, PyObject *out_bytes,
+                 PyObject *rooms);
 
 #endif

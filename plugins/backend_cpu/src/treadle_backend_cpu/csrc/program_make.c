@@ -192,7 +192,7 @@ static int fill_steps(maker *m, int64_t n)
         }
         step *s = &p->steps[k];
         Bound *b = m->bound;
-        *s = (step){b->run, &b->plan, b, (int32_t)operands_of(b), false};
+        *s = (step){b->run, &b->plan, b, 0, 0, (int32_t)operands_of(b), false};
         Py_INCREF((PyObject *)b);
         p->n_steps++;
         add_work(p, s, &pending);
@@ -254,7 +254,32 @@ static int check_counts(const Program *p)
     return 0;
 }
 
-int program_fill(Program *p, PyObject *steps, PyObject *arg_bytes, PyObject *out_bytes)
+static int read_rooms(const Program *p, PyObject *rooms)
+{
+    if (PyTuple_Size(rooms) != 2 * p->n_steps) {
+        PyErr_Format(PyExc_ValueError, "program: %zd numbers for the rooms of %lld steps",
+                     PyTuple_Size(rooms), (long long)p->n_steps);
+        return -1;
+    }
+    for (int64_t k = 0; k < p->n_steps; k++) {
+        int64_t from = PyLong_AsLongLong(PyTuple_GetItem(rooms, (Py_ssize_t)(2 * k)));
+        if (from == -1 && PyErr_Occurred()) return -1;
+        int64_t bytes = PyLong_AsLongLong(PyTuple_GetItem(rooms, (Py_ssize_t)(2 * k + 1)));
+        if (bytes == -1 && PyErr_Occurred()) return -1;
+        if (from < 0 || from % 64 || bytes < 0 || from > p->arena_bytes ||
+            bytes > p->arena_bytes - from) {
+            PyErr_Format(PyExc_ValueError, "program: step %lld has room for %lld bytes at %lld",
+                         (long long)k, (long long)bytes, (long long)from);
+            return -1;
+        }
+        p->steps[k].room = from;
+        p->steps[k].room_bytes = bytes;
+    }
+    return 0;
+}
+
+int program_fill(Program *p, PyObject *steps, PyObject *arg_bytes, PyObject *out_bytes,
+                 PyObject *rooms)
 {
     maker m = {.p = p, .steps = steps};
     int64_t n_steps = PyTuple_Size(steps);
@@ -275,5 +300,5 @@ int program_fill(Program *p, PyObject *steps, PyObject *arg_bytes, PyObject *out
     }
     int status = fill_steps(&m, n_steps);
     PyMem_Free(m.cell_of);
-    return status;
+    return status || !rooms ? status : read_rooms(p, rooms);
 }

@@ -25,7 +25,7 @@ def cross_entropy(backend, call):
     return _bind(call, x, t, w, call.outs[1] if len(call.outs) > 1 else None)
 
 
-@kernel("cross_entropy_grad", dtypes=FLOATS, layouts="dense")
+@kernel("cross_entropy_grad", dtypes=FLOATS, layouts="dense", inplace=True)
 def cross_entropy_grad(backend, call):
     """Bind the gradient of the logits."""
     _, x, t, w, lse = call.ins
