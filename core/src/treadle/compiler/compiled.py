@@ -6,17 +6,18 @@ import gc
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from treadle import tape, tree
 from treadle._tensor import Tensor
 from treadle.autograd.grad_mode import is_grad_enabled
+from treadle.compiler.budget import Budget, checked, planned, working_bytes
+from treadle.compiler.budget import Budget, checked, planned, working_bytes
 from treadle.compiler.call import dense, make_holds, make_run
 from treadle.compiler.device import TRACE
 from treadle.compiler.dynamic import signed, sized, symbolic
 from treadle.compiler.execute import Stepper
 from treadle.compiler.joint import Backward
-from treadle.compiler.lower import Plan
 from treadle.compiler.memory_plan import MemoryPlan
 from treadle.compiler.passes import Pass, optimize
 from treadle.compiler.trace import Traced, trace
@@ -30,6 +31,13 @@ from treadle.op import INTERPRETER, STATE, outside, tracing
 from treadle.runtime.device import get_default_device
 
 _TRACING = threading.RLock()  # one trace at a time: it looks at tensors that others may share
+
+
+class Options(NamedTuple):
+    """How a traced graph is made ready."""
+
+    passes: tuple[Pass, ...] = ()
+    budget: Budget = None
 
 
 @contextlib.contextmanager
@@ -52,8 +60,8 @@ class Compiled:
     a compiled Module is used like the Module.
     """
 
-    def __init__(self, f: Callable[..., Any], dynamic: bool | None = None, passes: Sequence[Pass] = ()) -> None:
-        self.f, self.dynamic, self.passes = f, dynamic, tuple(passes)
+    def __init__(self, f: Callable[..., Any], dynamic: bool | None, options: Options) -> None:
+        self.f, self.dynamic, self.options = f, dynamic, options
         self.entries: dict[Any, list[Entry]] = {}
         self.general: dict[Any, list[Traced]] = {}  # traces with symbolic sizes
         self.flat: dict[Any, list[Entry]] = {}  # the same lists under keys that are cheap to make
@@ -135,7 +143,7 @@ class Compiled:
         entry = self._sized(key, leaves, structure) if self.dynamic else None
         if entry is None:
             self.traces += 1
-            entry = Entry(trace(self.f, leaves, structure), leaves, self.passes)
+            entry = Entry(trace(self.f, leaves, structure), leaves, self.options)
         if not entry.apart(leaves):
             raise TraceError(
                 f"compile: {self._name()} writes to a tensor whose memory an argument shares; pass that a clone()"
@@ -150,11 +158,20 @@ class Compiled:
         general = (*key[:2], *kinds)
         for found in self.general.get(general, ()):
             if make_holds(found.guards, signed(found.leaves), found.same, [])(leaves):
-                return Entry(sized(found, env), leaves, self.passes)
+                return Entry(sized(found, env), leaves, self.options)
         self.traces += 1
         found = trace(self.f, leaves, structure, shapes=shapes)
         self.general.setdefault(general, []).append(found)
-        return Entry(sized(found, env), leaves, self.passes)
+        return Entry(sized(found, env), leaves, self.options)
+
+    @property
+    def working_bytes(self) -> int:
+        """The most memory that a call takes for its duration, besides arguments, parameters and results.
+
+        Bytes, over all signatures that were called.
+        """
+        parts = [p for es in self.entries.values() for e in es for p in (e.forward, e.backward) if p is not None]
+        return max((working_bytes(p.plan) for p in parts), default=0)
 
     def _name(self) -> str:
         return getattr(self.f, "__qualname__", type(self.f).__name__)
@@ -199,9 +216,9 @@ def _said(key: Any) -> str:
 class Part:
     """A graph made ready to run on a device. donated: output index -> index of the input that it replaces."""
 
-    def __init__(self, graph: Graph, device: Any, donated: dict[int, int], passes: Sequence[Pass]) -> None:
+    def __init__(self, graph: Graph, device: Any, donated: dict[int, int], options: Options) -> None:
         before = duplicate(graph)[0] if config.verify else None
-        self.plan = Plan(optimize(graph, device, passes), device, donated)
+        self.plan = planned(optimize(graph, device, options.passes), device, donated, options.budget)
         self.run = device.backend.compile(self.plan) or Stepper(self.plan)
         if before is not None:
             self.run = Checked(self.run, self.plan, before)
@@ -212,14 +229,14 @@ class Part:
 class Entry:
     """One traced signature, ready to run."""
 
-    def __init__(self, found: Traced, leaves: list[Any], passes: Sequence[Pass] = ()) -> None:
+    def __init__(self, found: Traced, leaves: list[Any], options: Options = Options()) -> None:
         self.found = found
         self.guards = found.guards
         self.grads = signed(found.leaves)
         self.device = _device_of(found, leaves)
         self.written = _written(found)  # inputs that end with another value
-        self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()}, passes)
-        self.backward = None if found.backward is None else Part(found.backward.graph, self.device, {}, passes)
+        self.forward = Part(found.graph, self.device, {out: k for k, out in self.written.items()}, options)
+        self.backward = None if found.backward is None else Part(found.backward.graph, self.device, {}, options)
         self.rule = None if found.backward is None else self._rule(found.backward)
         apart = _apart(found, self.written)
         self.holds = make_holds(self.guards, self.grads, found.same, apart)
@@ -310,7 +327,13 @@ def _device_of(found: Traced, leaves: list[Any]) -> Any:
     return devices.pop() if devices else get_default_device()
 
 
-def compile(f: Any = None, *, dynamic: bool | None = None, passes: Sequence[Pass] = ()) -> Any:
+def compile(
+    f: Any = None,
+    *,
+    dynamic: bool | None = None,
+    passes: Sequence[Pass] = (),
+    memory_budget: int | float | None = None,
+) -> Any:
     """Return f (a function or a Module) as one that is traced once per signature and then runs as one Graph.
 
     Shapes, dtypes and devices of tensors and the values of other arguments form the signature; a new one is traced
@@ -321,6 +344,14 @@ def compile(f: Any = None, *, dynamic: bool | None = None, passes: Sequence[Pass
     value of a tensor while it is traced. passes are functions Graph -> Graph that rewrite what was traced, one after
     the other, before the passes of treadle.compiler.passes; GraphError names one that breaks a graph.
 
+    memory_budget: the most bytes (an int), or the largest part (a float up to 1.0) of what the plan would take, that a
+    call may use for inner values; what does not fit is computed again in backward. 1.0: nothing is; None: what costs
+    about one percent of the time at most. ArgumentError, which names the least found, when that is more.
+
+    memory_budget: the most bytes (an int), or the largest part (a float up to 1.0) of what the plan would take, that a
+    call may use for inner values; what does not fit is computed again in backward. 1.0: nothing is; None: what costs
+    about one percent of the time at most. ArgumentError, which names the least found, when that is more.
+
     >>> import treadle as td
     >>> @td.compile
     ... def f(x):
@@ -328,4 +359,6 @@ def compile(f: Any = None, *, dynamic: bool | None = None, passes: Sequence[Pass
     >>> f(td.ones(3)).item(), f(td.zeros(3)).item(), f.traces
     (9.0, 3.0, 1)
     """
-    return Compiled(f, dynamic, passes) if f is not None else functools.partial(compile, dynamic=dynamic, passes=passes)
+    if f is None:
+        return functools.partial(compile, dynamic=dynamic, passes=passes, memory_budget=memory_budget)
+    return Compiled(f, dynamic, Options(tuple(passes), checked(memory_budget)))
