@@ -12,7 +12,6 @@ from treadle import tape, tree
 from treadle._tensor import Tensor
 from treadle.autograd.grad_mode import is_grad_enabled
 from treadle.compiler.budget import Budget, checked, planned, working_bytes
-from treadle.compiler.budget import Budget, checked, planned, working_bytes
 from treadle.compiler.call import dense, make_holds, make_run
 from treadle.compiler.device import TRACE
 from treadle.compiler.dynamic import signed, sized, symbolic
