@@ -1,5 +1,7 @@
 """Write csrc/elementwise_*.inc: loops and kernels for every op of the core with a C expression.
 
+Also csrc/fused_*.inc, the stages of fused regions, from the same expressions and the lists in kernels/fused_code.py.
+
     python tools/generate_elementwise.py            rewrite the files that changed
     python tools/generate_elementwise.py --check    exit with 1 if one would change; a test does so
 
@@ -9,6 +11,7 @@ and bfloat16 share the loops of float32, wrapping integer arithmetic is done uns
 move bits are compiled once per size, and what comes out as the same C is compiled once."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +20,9 @@ from treadle import ops
 from treadle.dtypes import ALL
 from treadle.spec import Spec
 
-CSRC = Path(__file__).resolve().parents[1] / "src" / "treadle_backend_cpu" / "csrc"
+SOURCE = Path(__file__).resolve().parents[1] / "src" / "treadle_backend_cpu"
+CSRC = SOURCE / "csrc"
+MACHINE = runpy.run_path(str(SOURCE / "kernels" / "fused_code.py"))  # not as a module of the package: that needs csrc
 CTYPE = {
     "b1": "uint8_t", "i8": "int8_t", "i16": "int16_t", "i32": "int32_t", "i64": "int64_t",
     "u8": "uint8_t", "u16": "uint16_t", "u32": "uint32_t", "u64": "uint64_t",
@@ -39,6 +44,7 @@ SIZE = {
 CATEGORY = {"b": "bool", "i": "int", "u": "uint", "f": "float"}
 HEAVY = {
     "exp",
+    "exp2",
     "log",
     "expm1",
     "log1p",
@@ -175,6 +181,9 @@ def number(text, short):
 
 
 def write_operator(node, short, write):
+    one, call = node.args
+    if node.value == "+" and one == Node("number", "1") and call.kind == "call" and call.value == "exp2":
+        return f"td_exp2_plus_1_{short}({write(call.args[0])})"  # cheaper than what exp2 alone would need
     left, right = (write(arg) for arg in node.args)
     text = f"({left} {node.value} {right})"
     if short[0] == "f" or node.value in COMPARISONS:
@@ -203,8 +212,8 @@ def write_call(node, short, write, near):
     if node.value == "select":
         return f"({args[0]} ? {args[1]} : {args[2]})"
     if node.value in FAR.get(short, ()):
-        way, more = ("near", ["&far"]) if near else ("any", [])
-        return f"td_{node.value}_{way}_{short}({', '.join(args + more)})"
+        way, more = ("_near", ["&far"]) if near else ("", [])
+        return f"td_{node.value}{way}_{short}({', '.join(args + more)})"
     return f"td_{node.value}_{short}({', '.join(args)})"
 
 
@@ -231,6 +240,7 @@ class File:
 
     def __init__(self):
         self.loops, self.lines, self.kernels = {}, [], []
+        self.names = {}  # op -> its loop
 
     def loop(self, name, head, operands, texts):
         """Return the name of the loop for these texts, adding it if there is none yet."""
@@ -279,6 +289,7 @@ def add_kernel(files, op, dtype):
         texts.append(write_c(node, short, near=False))
     file = files[file_of(short)]
     loop = file.loop(f"{op.name}_{short}_loop", f"{block}, {head_type}", operands, texts)
+    file.names[op.name] = loop
     grain = HEAVY_GRAIN if functions(node) & HEAVY else GRAIN
     forms = forms + ["0"] * (4 - len(forms)) + ["1" if logical else stored(dtype, short)]
     name = f"{op.name}_{dtype.short}"
@@ -309,8 +320,40 @@ def generate():
         for dtype in ALL:
             if dtype in op.dtypes and expression(op, dtype) is not None:
                 add_kernel(files, op, dtype)
+    for key in ("f32", "f64"):
+        files[key].kernels += [f"EW_FUSED({files[key].names[name]})" for name in MACHINE["LOOPS"]]
+    made = {f"elementwise_{key}.inc": "\n".join(f.lines + f.kernels) + "\n" for key, f in files.items()}
+    made |= {f"fused_{key}.inc": "\n".join(stages(key)) + "\n" for key in ("f32", "f64")} | {"fused_codes.h": codes()}
     head = "/* Made by tools/generate_elementwise.py from the core's declarations: change those. */\n"
-    return {f"elementwise_{key}.inc": head + "\n".join(file.lines + file.kernels) + "\n" for key, file in files.items()}
+    return {name: head + text for name, text in made.items()}
+
+
+# ---- fused regions: their stages, in the order of their codes (kernels/fused_code.py) ------------------------------
+def stages(short):
+    """Yield the lines of fused_<type>.inc."""
+    for name in MACHINE["PLAIN"]:
+        yield f"FUSED_STAGE({name})"
+    for name, ways in MACHINE["WAYS"].items():
+        if name in ops.CATALOGUE and name not in MACHINE["COMPARISONS"]:
+            yield function(ops.CATALOGUE[name], short)
+        yield from (f"FUSED_{way or 'WITH'}({name})" for way in ways)
+    for name in MACHINE["UNARY"]:
+        yield function(ops.CATALOGUE[name], short)
+    for half in ("f16", "bf16") if short == "f32" else ():
+        yield f"FUSED_UNARY(round_{half}, x, td_{half}_to_f32(td_f32_to_{half}(x)))"
+
+
+def function(op, short):
+    """Return the line of an op's function."""
+    node = Parser(expression(op, next(d for d in ALL if d.short == short))).parse()
+    names = ", ".join(operand.name for operand in op.inputs)
+    return f"FUSED_{'UNARY' if len(op.inputs) == 1 else 'BINARY'}({op.name}, {names}, {write_c(node, short)})"
+
+
+def codes():
+    """Return what the driver knows of the stages."""
+    names = ", ".join(f"FUSED_{name.upper()} = {MACHINE['STAGES'].index(name)}" for name in ("store", "stream"))
+    return f"enum {{ {names}, FUSED_CODES = {len(MACHINE['STAGES'])} }};\n"
 
 
 def main():

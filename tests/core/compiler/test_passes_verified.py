@@ -13,7 +13,7 @@ from treadle.config import config
 PASSES = [
     "prune", "simplify", "common_subexpressions", "prune", "fold_constants", "recognise", "prune", "relu_after_pooling",
     "fold_batch_norm", "activations", "legalise", "fold_constants", "simplify", "common_subexpressions", "prune",
-    "split_steps",
+    "split_steps", "fuse",
 ]  # fmt: skip
 
 

@@ -235,7 +235,7 @@ class BatchBackend(Backend):
 
     # ---- kernels ---------------------------------------------------------------------------------------------------
     def bind(self, call: Call) -> Bound | None:
-        if call.op.category == "lists":
+        if call.op.category in ("lists", "fused"):
             return None
         if call.op.category == "create":
             return Bound(self._creating(call), call.ins, _ANY)

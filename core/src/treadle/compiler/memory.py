@@ -44,7 +44,8 @@ def lives(plan: Plan) -> tuple[dict[int, Life], dict[int, int]]:
             for n, y in enumerate(s.outs):
                 if y is not None and y.buffer in owner and first[y.buffer] == k:
                     # of a list op, a result may only lie where the same tensor of the first list does
-                    _take(s.ins[n : n + 1] if s.lists else s.ins, s, k, y, owner, last)
+                    by_position = s.call is not None and s.call.op.category == "lists"
+                    _take(s.ins[n : n + 1] if by_position else s.ins, s, k, y, owner, last)
     alive: dict[int, Life] = {}
     for b, o in owner.items():
         life = Life(first[b], last[b], plan.buffers[b].nbytes)

@@ -53,6 +53,8 @@ def _install(op: Op) -> None:
         op.fn = view_function(op)
     elif op.category == "lists":
         op.fn = lists.lists_function(op)
+    elif op.category == "fused":
+        op.fn = lists.fused_function(op)
     elif any(i.many for i in op.inputs):
         op.fn = lists.variadic_function(op)
     elif op.tier == "host":

@@ -81,6 +81,34 @@ def _remember(key: Any, entry: Any) -> Any:
     return entry
 
 
+# ---- regions -------------------------------------------------------------------------------------------------------
+def fused_function(op: Op) -> Any:
+    """The eager function of `fused(*tensors, body, results)`: one kernel, or the ops of the body.
+
+    Nothing is recorded.
+    """
+
+    def function(*xs: Any, **attrs: Any) -> Any:
+        if STATE.special and (i := INTERPRETER.get()) is not None:
+            return i(op, xs, tuple(attrs.values()))
+        _check_tensors(op, xs)
+        key = (op.name, tuple([x.sig for x in xs]), repr(attrs))  # repr: 1.0 == 1, and 0.0 == -0.0
+        kernel, sigs = _ROWS.get(key) or _remember(key, _bind_fused(op, xs, attrs))
+        made = kernel(*[x.storage for x in xs])
+        return tuple(map(Tensor, made if len(sigs) > 1 else (made,), sigs))
+
+    function.__name__ = op.name
+    return function
+
+
+def _bind_fused(op: Op, xs: Any, attrs: dict[str, Any]) -> Any:
+    resolving._same_device(op, xs)
+    outs = op.spec(*[Spec(x.shape, x.dtype) for x in xs], **attrs)
+    ins, device = [x.sig for x in xs], xs[0].device
+    kernel = dispatch.bind(op, device, ins, outs, attrs, (True,) * len(outs), resolving.decomposed)
+    return kernel.run, tuple(resolving.dense_sig(o.dtype, o.shape, device) for o in outs)
+
+
 # ---- optimizer steps -----------------------------------------------------------------------------------------------
 def lists_function(op: Op) -> Any:
     """The functional form: lists in (operands marked *), lists out; nothing is recorded."""

@@ -211,6 +211,8 @@ def _check_dtypes(op: Op, inputs: tuple[Any, ...], attrs: dict[str, Any]) -> Non
         _allowed(op, attrs["dtype"])
     elif main.__class__ is Value:
         _allowed(op, main.dtype)
+    if op.category == "fused":
+        return  # its spec looks at every instruction
     named = [(v, i.name) for x, i in zip(inputs, op.inputs, strict=True) for v in _values((x,))]
     if op.promote or any(i.many for i in op.inputs):
         _one_dtype(op, [v for v, _ in named])

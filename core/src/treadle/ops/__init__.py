@@ -20,6 +20,7 @@ from treadle.ops.elementwise import abs_ as abs
 from treadle.ops.elementwise import pow_ as pow
 from treadle.ops.elementwise import round_ as round
 from treadle.ops.epilogue import fused_conv2d, fused_linear
+from treadle.ops.fused import fused
 from treadle.ops.indexing import embedding, embedding_grad, gather_nd, nonzero, put_along, scatter_nd, sort, take_along
 from treadle.ops.loss import cross_entropy, cross_entropy_grad, cross_entropy_lse
 from treadle.ops.manipulation import (

@@ -279,11 +279,11 @@ gelu: Op = unary("gelu", "0.5 * x * (1 + erf(x * 0.70710678118654752))", lambda 
     decompose=lambda x: 0.5 * x * (erf(x * SQRT_HALF) + 1.0), **COMPOSITE | {"num": MIXED},
     doc="Return x times the normal distribution function of x (Hendrycks and Gimpel 2016).")
 # 0.5 * (1 + tanh(u)) is sigmoid(2u): one exponential, and nothing cancels.
-_S = "(1 / (1 + exp(-1.5957691216057308 * (x + 0.044715 * x * x * x))))"
+_E = "(1 + exp2(x * (-2.302208198144325 - 0.1029432395800235 * x * x)))"
 gelu_tanh_grad: Op = elementwise("gelu_tanh_grad", "g x",
-    f"g * ({_S} + x * {_S} * (1 - {_S}) * (1.5957691216057308 + 0.21406444881780074 * x * x))",
+    f"g * (1 / {_E} + x * (1 / {_E}) * (1 - 1 / {_E}) * (1.5957691216057308 + 0.21406444881780074 * x * x))",
     None, decompose=_gelu_tanh_grad, **GRADIENT, doc="Return the gradient of gelu_tanh.")
-gelu_tanh: Op = unary("gelu_tanh", "x / (1 + exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))",
+gelu_tanh: Op = unary("gelu_tanh", f"x / {_E}",
     lambda x: x / (1 + np.exp(-2 * GELU_K * (x + 0.044715 * x**3))),
     {"x": lambda g, x: gelu_tanh_grad(g, x)}, decompose=lambda x: 0.5 * x * (_gelu_inner(x) + 1.0),
     **COMPOSITE | {"num": MIXED},

@@ -3,9 +3,11 @@
 import math
 from typing import Any, NamedTuple
 
+from bodies import Body, inputs, results
 from operands import Indices, budget, operand, shape, size
 
-from treadle.dtypes import ALL, bfloat16, float16, float32, int32, int64, uint32
+from treadle.dtypes import ALL, bfloat16, float16, float32, float64, int32, int64, uint32
+from treadle.dtypes import dtype as find_dtype
 from treadle.errors import TreadleError
 from treadle.op import CATALOGUE
 from treadle.runtime.backend import Call
@@ -52,7 +54,7 @@ def _draft(rnd, op, dtype):
 
 def _outs(rnd, op, specs, attrs):
     """Return the specs of the results and, mostly, of the values kept for the gradient."""
-    if op.category == "lists":
+    if op.category in ("lists", "fused"):
         return attrs.pop("outs")
     if op.category in ELEMENTWISE:
         dims = next(s.shape for s in specs if isinstance(s, Spec))
@@ -421,7 +423,17 @@ def _step_attrs(rnd, op):
     return some
 
 
+# ---- regions -------------------------------------------------------------------------------------------------------
+def _fused(rnd, op, dtype):
+    floats = [d.name for d in ((dtype,) if dtype is float64 else (dtype, rnd.choice((float16, bfloat16, float32))))]
+    kinds = [dtype.name, *inputs(rnd, floats)[1:]]
+    dims, body = shape(rnd, 0, 5), Body(rnd, kinds, floats, rnd.randint(1, 14))
+    ins = tuple(operand(rnd, find_dtype(kind), dims) for kind in kinds)
+    return Draft(ins, {**body.attrs, "n": len(ins), "outs": results(kinds, dims, body.attrs, find_dtype)})
+
+
 DRAFTS = {
+    "fused": _fused,
     "cast": _cast,
     "bitcast": _cast,
     "sort": _sort,

@@ -248,7 +248,8 @@ def repeat(options):
 
 def main():
     """Be the parent, a worker of it, or a repetition; return the exit status."""
-    sys.path.insert(0, str(Path(__file__).resolve().parent))
+    here = Path(__file__).resolve().parent
+    sys.path[:0] = [str(here), str(here.parent)]
     options = arguments()
     if options.worker:
         return worker(options)

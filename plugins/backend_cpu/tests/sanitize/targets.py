@@ -155,11 +155,13 @@ def _targets(rnd, call, bound, given):
         return _over_lists(rnd, call, given)
     if kind < 0.5:
         return []
-    if kind > 0.75 and bound.claim.inplace and len(call.outs) == 1:
-        same = [s for s, x in zip(given, bound.ins, strict=False) if _is_like(x, call.outs[0])]
+    made = [storage(rnd, s.nbytes, s.dtype.itemsize) if w else None for s, w in zip(call.outs, call.want, strict=True)]
+    if kind > 0.75 and bound.claim.inplace and call.op.category != "lists":
+        k = rnd.randrange(len(made))
+        same = [s for s, x in zip(given, bound.ins, strict=False) if _is_like(x, call.outs[k])]
         if same:
-            return [rnd.choice(same)]
-    return [storage(rnd, s.nbytes, s.dtype.itemsize) if w else None for s, w in zip(call.outs, call.want, strict=True)]
+            made[k] = rnd.choice(same)
+    return made
 
 
 def _is_like(x, out):

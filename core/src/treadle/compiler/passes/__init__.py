@@ -10,6 +10,7 @@ from typing import Any
 from treadle.compiler.passes.common import common_subexpressions
 from treadle.compiler.passes.epilogues import activations, fold_batch_norm
 from treadle.compiler.passes.fold import fold_constants
+from treadle.compiler.passes.fuse import fuse
 from treadle.compiler.passes.legalise import legalise
 from treadle.compiler.passes.own import Pass, everywhere
 from treadle.compiler.passes.pooling import relu_after_pooling
@@ -36,7 +37,7 @@ def optimize(graph: Graph, device: Any, own: Sequence[Pass] = ()) -> Graph:
     fold, batch_norm = partial(fold_constants, device=device), partial(fold_batch_norm, device=device)
     order: list[Any] = [prune, *theirs, simplify, common_subexpressions, prune, fold, recognise, prune]
     order += [relu_after_pooling, batch_norm, activations, partial(legalise, device=device)]
-    order += [fold, simplify, common_subexpressions, prune, split_steps]
+    order += [fold, simplify, common_subexpressions, prune, split_steps, partial(fuse, device=device)]
     for run in order:
         graph = run(graph)
         if checked or run in theirs:

@@ -20,7 +20,7 @@ def prune(graph: Graph) -> Graph:
     graph.nodes = kept[::-1]
     graph.constants = {v: a for v, a in graph.constants.items() if v in alive}
     for n in graph.nodes:
-        if n.op.category == "lists":
+        if n.op.category in ("lists", "fused"):
             continue  # it makes all that it makes
         count = 0 if n.op.partial else len(n.op.results)
         n.outputs = tuple(v if k < count or v in alive else None for k, v in enumerate(n.outputs))

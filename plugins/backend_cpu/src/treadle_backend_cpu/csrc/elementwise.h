@@ -101,6 +101,8 @@ int KERNEL(ew_run)(const td_plan *p, char **io, const td_ew *op);
 #define EW_FAR2(name, block, R, A, a, B, b, near, any)                                             \
     EW_FAR(name, 2, block, R, EW_POINTERS2(A, a, B, b), EW_OPERANDS2(A, a, B, b), near, any)
 
+#define EW_FUSED(loop) /* a loop that fused regions use: see elementwise_f32.c */
+
 /* A kernel by its loop and how each operand is stored: bytes, or f16 or bf16; 0 is no operand. */
 #define EW_KERNEL(name, loop, n_in, block, grain, divisor, a, b, c, d, y)                          \
     static int KERNEL(name)(const td_plan *p, char **io) {                                         \

@@ -1,5 +1,5 @@
 /* The elementwise kernels of float64. */
-#include "elementwise.h"
+#include "fused.h"
 #include "mathd.h"
 #include "elementwise_f64.inc"
 
@@ -21,4 +21,13 @@
 const td_entry KERNEL(elementwise_f64_table)[] = {
 #include "elementwise_f64.inc"
     {0, 0},
+};
+
+/* What fused regions may run, in the order of their codes. */
+#undef EW_KERNEL
+#undef EW_FUSED
+#define EW_KERNEL(...)
+#define EW_FUSED(loop) loop,
+const td_loop KERNEL(loops_f64)[] = {
+#include "elementwise_f64.inc"
 };

@@ -81,13 +81,28 @@ TD_INLINE double td_exp_tail_f64(double r) {
     return (p * r) * r + r;
 }
 
+TD_INLINE double td_limit_f64(double x, uint64_t low, int64_t high) { /* as td_limit_f32 */
+    uint64_t u = TD_MIN(td_bits_f64(x), low);
+    int64_t i = TD_MIN((int64_t)u, high);
+    return td_from_bits_f64((uint64_t)i);
+}
+
 TD_INLINE double td_exp_f64(double x) {
-    double c = x > 710.0 ? 710.0 : x;
-    c = c < -750.0 ? -750.0 : c;
+    double c = td_limit_f64(x, 0xc087700000000000u, 0x4086300000000000); /* -750, 710 */
     td_exp_parts_f64 e = td_exp_split_f64(c);
     double p = td_exp_tail_f64(e.r) + 1.0;
     uint64_t half = ((e.n + 4096u) >> 1) - 2048u, rest = e.n - half;
-    return p * td_from_bits_f64((half + 1023u) << 52) * td_from_bits_f64((rest + 1023u) << 52);
+    double y = p * td_from_bits_f64((half + 1023u) << 52) * td_from_bits_f64((rest + 1023u) << 52);
+    return x != x ? x : y;
+}
+
+/* 1 + 2^x, infinite from 1023.5 on */
+TD_INLINE double td_exp2_plus_1_f64(double x) {
+    const double shift = 0x1.8p52 + 1023.0;
+    double c = td_limit_f64(x, 0xc08ff00000000000u, 0x4090000000000000); /* -1022, 1024 */
+    double t = c + shift, r = (c - (t - shift)) * 0x1.62e42fefa39efp-1;
+    double y = (td_exp_tail_f64(r) + 1.0) * td_from_bits_f64(td_bits_f64(t) << 52) + 1.0;
+    return x != x ? x : y;
 }
 
 TD_INLINE double td_expm1_f64(double x) {

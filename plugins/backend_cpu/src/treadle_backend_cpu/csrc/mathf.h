@@ -73,9 +73,16 @@ TD_INLINE td_exp_parts_f32 td_exp_split_f32(float x) {
     return (td_exp_parts_f32){td_bits_f32(t) - td_bits_f32(shift), r};
 }
 
+/* x between two limits of either sign, which are given by their bits; a NaN becomes one of them.
+ * Of choices between constants gcc would make a copy each of what follows, divisions and all. */
+TD_INLINE float td_limit_f32(float x, uint32_t low, int32_t high) {
+    uint32_t u = TD_MIN(td_bits_f32(x), low); /* as unsigned, only negative numbers are above it */
+    int32_t i = TD_MIN((int32_t)u, high);     /* as signed, only positive ones */
+    return td_from_bits_f32((uint32_t)i);
+}
+
 TD_INLINE float td_exp_f32(float x) {
-    float c = x > 89.0f ? 89.0f : x; /* a NaN passes both */
-    c = c < -105.0f ? -105.0f : c;
+    float c = td_limit_f32(x, 0xc2d20000u, 0x42b20000); /* -105, 89 */
     td_exp_parts_f32 e = td_exp_split_f32(c);
     float r = e.r, p = 0x1.6dbc4ep-10f; /* 3.4e-9 */
     p = p * r + 0x1.124138p-7f;
@@ -86,7 +93,23 @@ TD_INLINE float td_exp_f32(float x) {
     p = p + 1.0f;
     /* 2^n in two factors: n reaches 128 and -151; the second product alone can round */
     uint32_t half = ((e.n + 512u) >> 1) - 256u, rest = e.n - half;
-    return p * td_from_bits_f32((half + 127u) << 23) * td_from_bits_f32((rest + 127u) << 23);
+    float y = p * td_from_bits_f32((half + 127u) << 23) * td_from_bits_f32((rest + 127u) << 23);
+    return x != x ? x : y;
+}
+
+/* 1 + 2^x, infinite from 127.5 on. What is next to nothing beside 1 needs no second factor. */
+TD_INLINE float td_exp2_plus_1_f32(float x) {
+    const float shift = 0x1.8p23f + 127.0f;                /* with the exponent's bias */
+    float c = td_limit_f32(x, 0xc2fc0000u, 0x43000000);    /* -126, 128 */
+    float t = c + shift, r = c - (t - shift), p = 0x1.416b50p-13f; /* 3.0e-9 */
+    p = p * r + 0x1.5f082ep-10f;
+    p = p * r + 0x1.3b2de0p-7f;
+    p = p * r + 0x1.c6af7cp-5f;
+    p = p * r + 0x1.ebfbdcp-3f;
+    p = p * r + 0x1.62e430p-1f;
+    p = p * r + 1.0f;
+    float y = p * td_from_bits_f32(td_bits_f32(t) << 23) + 1.0f;
+    return x != x ? x : y;
 }
 
 TD_INLINE float td_expm1_f32(float x) {

@@ -22,7 +22,7 @@ DENSE, PERIODIC, STRIDED, TRANSPOSED = range(4)  # how elementwise.c walks an op
 MAX_PERIOD = 512  # elements that a repeated operand's tile has room for
 LONG_ROW = 128  # elements of a row that is worth a tile of its own
 MANY = 1 << 14  # elements of a transposed operand that is worth gathering in blocks
-HEAVY = re.compile(r"\b(exp|log|expm1|log1p|sin|cos|tanh|erf|pow|atan2|rem|trunc_div|trunc_rem)\(")
+HEAVY = re.compile(r"\b(exp|exp2|log|expm1|log1p|sin|cos|tanh|erf|pow|atan2|rem|trunc_div|trunc_rem)\(")
 HEAVY_FLOPS = 32  # what one call of such a function costs
 
 
