@@ -4,6 +4,7 @@
     python tests/benchmarks/run.py                        # all workloads
     python tests/benchmarks/run.py -w mlp_b64,cnn_b64     # some
     python tests/benchmarks/run.py -f treadle_compiled,treadle,torch
+    python tests/benchmarks/run.py --memory -f treadle_compiled,treadle,torch
     python tests/benchmarks/run.py --start                # import, process start to first step, memory, installed size
 
 Each framework lives in a process of its own. The steady state is timed in chunks, framework by framework in turn, so
@@ -27,6 +28,7 @@ for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ[_name] = "2"
 sys.path.insert(0, str(Path(__file__).parent))
 
+import memory
 import numpy as np
 import programs
 
@@ -170,6 +172,7 @@ def main():
     p.add_argument("--repeats", type=int, default=7)
     p.add_argument("--chunk", type=float, default=0.15, help="seconds per chunk")
     p.add_argument("--start", action="store_true")
+    p.add_argument("--memory", action="store_true", help="peak memory of the training steps instead of times")
     p.add_argument("--worker")
     a = p.parse_args()
     if a.worker:
@@ -186,6 +189,8 @@ def main():
     if a.start:
         return start()
     names = a.frameworks.split(",")
+    if a.memory:
+        return memory.table({n: (FRAMEWORKS[n][0], FRAMEWORKS[n][2]) for n in names}, a.workloads.split(","))
     remotes = [Remote(n) for n in names]
     print(f"| workload | {names[0]} | " + " | ".join(f"{n} | ratio" for n in names[1:]) + " |")
     print("|---" * (2 * len(names)) + "|")
