@@ -360,3 +360,11 @@ def test_training_on_the_reference_device():
             optimizer.step()
             losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_selection_from_two_numbers(name):
+    """Only the result says what type they are."""
+    c = td.tensor([True, False], device=name)
+    assert td.ops.where(c, 2, 3).tolist() == [2, 3] and td.ops.where(c, 2, 3).dtype is td.int64
+    assert td.ops.where(c, 0.5, 3).tolist() == [0.5, 3.0] and td.ops.where(c, 0.5, 3).dtype is td.float32
