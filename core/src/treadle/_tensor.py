@@ -9,8 +9,8 @@ from treadle import tape
 from treadle.dtypes import DType
 from treadle.errors import AutogradError, DTypeError
 from treadle.op import INTERPRETER, STATE
-from treadle.shapes import Shape
-from treadle.sig import Sig
+from treadle.shapes import Shape, overlaps
+from treadle.sig import Sig, dense_sig
 
 
 class Tensor:
@@ -227,7 +227,10 @@ def retained_grad(node: Any) -> Any:
 
 
 def set_requires_grad(x: Tensor, value: bool) -> None:
-    """Make x a leaf that collects gradients, or stop it; AutogradError for non-leaves and non-float dtypes."""
+    """Make x a leaf that collects gradients, or stop it; AutogradError for non-leaves and non-float dtypes.
+
+    Every element of a leaf has a gradient of its own: one whose elements share memory (expanded) gets new memory.
+    """
     if value == (x.node is not None):
         return
     if value:
@@ -235,11 +238,16 @@ def set_requires_grad(x: Tensor, value: bool) -> None:
             raise AutogradError(f"requires_grad: only floating-point tensors can require gradients: {x.dtype}")
         if isinstance(x, View) and x.base is not None:
             detach_in_place(x)
+        if x.sig.layout != "dense" and overlaps(x.shape, x.sig.strides):
+            x.storage, x.sig = COPY_OF[0](x), dense_sig(x.dtype, x.shape, x.device)
         x.node = tape.leaf_node()
     elif not is_leaf_node(x.node):
         raise AutogradError("requires_grad: only leaf tensors can be changed; use detach() to leave the tape")
     else:
         x.node = None
+
+
+COPY_OF: list[Any] = []  # eager.resolve.copy_of, put here at composition
 
 
 def detach_in_place(x: View) -> None:

@@ -401,7 +401,9 @@ def test_training_agrees_with_eager_and_takes_hardly_more_memory(name, monkeypat
     want, parameters, _ = trained(name, lambda f: f)
     got, mine, step = trained(name, compiled)
     assert got == want
-    for a, b in zip(mine, parameters, strict=True):  # a norm that takes no gradient is recognised, which rounds otherwise
+    for a, b in zip(
+        mine, parameters, strict=True
+    ):  # a norm that takes no gradient is recognised, which rounds otherwise
         np.testing.assert_allclose(a.detach().numpy(), b.detach().numpy(), rtol=1e-5, atol=1e-6)
     monkeypatch.setattr(passes, "fuse", lambda graph, device: graph)
     plain, theirs, apart = trained(name, compiled)

@@ -370,3 +370,11 @@ def test_the_notice_about_the_built_in_device_says_why(monkeypatch):
     monkeypatch.setattr(dispatch.config, "device", None)
     with pytest.warns(RuntimeWarning, match="cpu is unavailable: no gcc. What would help: install gcc"):
         assert str(device_module._choose()).startswith("reference")
+
+
+@pytest.mark.parametrize("name", ["cpu", "reference"])
+def test_selection_from_two_numbers(name):
+    """Only the result says what type they are."""
+    c = td.tensor([True, False], device=name)
+    assert td.ops.where(c, 2, 3).tolist() == [2, 3] and td.ops.where(c, 2, 3).dtype is td.int64
+    assert td.ops.where(c, 0.5, 3).tolist() == [0.5, 3.0] and td.ops.where(c, 0.5, 3).dtype is td.float32

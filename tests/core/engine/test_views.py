@@ -134,6 +134,8 @@ def test_writes_whose_source_overlaps_the_target():
     x = td.arange(6.0)
     x.copy_(x.flip(0))
     assert x.tolist() == [5, 4, 3, 2, 1, 0]
+    x[::-1] = x
+    assert x.tolist() == [0, 1, 2, 3, 4, 5]
     m = td.arange(4.0).reshape(2, 2)
     m.copy_(m.t())
     assert m.tolist() == [[0, 2], [1, 3]]
@@ -145,6 +147,28 @@ def test_writes_whose_source_overlaps_the_target():
     y = td.arange(4.0)
     y[:2].sub_(y[1:3])
     assert y.tolist() == [-1, -1, 2, 3]
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_gradients_of_views_of_a_leaf_that_runs_backwards(device):
+    """Its first element is not the first in memory, and so it must be in the gradient."""
+    x = td.tensor(np.arange(6.0).reshape(3, 2), device=device)[::-1].requires_grad_()
+    part = x[1:]
+    assert td.autograd.grad((part * part).sum(), x)[0].tolist() == [[0, 0], [4, 6], [0, 2]]
+    corner = td.ops.flip(x[:2, 1:], axes=(0,))
+    assert td.autograd.grad((corner * corner).sum(), x)[0].tolist() == [[0, 10], [0, 6], [0, 0]]
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_every_element_of_an_expanded_leaf_has_its_own_gradient(device):
+    base = td.tensor([2.0], device=device)
+    x = base.expand(4).requires_grad_()
+    assert x.tolist() == [2, 2, 2, 2] and x.is_contiguous()
+    for view in (x[::2], td.ops.reshape(x, to=(2, 2))[:, 0]):
+        assert td.autograd.grad((view * view).sum(), x)[0].tolist() == [4, 0, 4, 0]
+    with td.no_grad():
+        x[1] = 5.0
+    assert x.tolist() == [2, 5, 2, 2] and base.tolist() == [2]
 
 
 IN_PLACE = {
@@ -280,3 +304,12 @@ def test_many_signatures_from_many_threads():
     for t in threads:
         t.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_results_of_a_higher_kind_are_not_stored_in_place(device):
+    x = td.tensor([1, 4], device=device)
+    for write in (lambda: x.sqrt_(), lambda: x.exp_(), lambda: x.reciprocal_(), lambda: x.pow_(0.5)):
+        with pytest.raises(DTypeError, match=r"_: the result type float32 cannot be stored in int64"):
+            write()
+    assert x.neg_().pow_(2).tolist() == [1, 16]

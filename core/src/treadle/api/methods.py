@@ -87,7 +87,9 @@ def _inplace_by_copy(name: str, function: Any) -> Any:
             source = Tensor(
                 inplace.resolving.copy_of(x), inplace.resolving.dense_sig(x.dtype, x.shape, x.device), x.node
             )
-        return inplace.copy_(x, function(source, *args, **kwargs))
+        y = function(source, *args, **kwargs)
+        inplace.check_kind(name, x, y.dtype)
+        return inplace.copy_(x, y)
 
     method.__name__ = f"{name}_"
     method.__doc__ = f"Do `{name}` in place and return the tensor."

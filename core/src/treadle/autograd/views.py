@@ -53,6 +53,8 @@ def zeros_like_base(g: Any, base: Sig) -> Tensor:
     flat = dense_sig(g.dtype, (high - low,), device)
     storage = dispatch.allocate(device, flat.nbytes, "gradient of a view")
     dispatch.fill(device, storage, 0, flat)
+    if low < 0:  # the first element of a base that runs backwards is not the first in memory
+        storage = device.backend.view(storage, -low * g.dtype.itemsize)
     return Tensor(storage, sig)
 
 

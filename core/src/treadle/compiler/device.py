@@ -231,7 +231,7 @@ def _written(cell: Cell, root: Value, layout: Layout, value: Value) -> Value:
     if offset == 0 and root.shape == shape and is_dense(shape, strides):
         return value
     add, path = cell.trace.one, cell.paths.get((tuple(shape), tuple(strides), offset))
-    if path is not None and path[0].name in _BACK:
+    if path is not None and path[0].name in _BACK and _leads_back(cell, path[2]):
         op, attrs, source = path
         spec = Spec(source[0], root.dtype)
         if op.name == "subscript":
@@ -243,6 +243,13 @@ def _written(cell: Cell, root: Value, layout: Layout, value: Value) -> Value:
         return _written(cell, root, source, new)
     attrs = {"stride": tuple(strides), "offset": offset}
     return add(CATALOGUE["as_strided_scatter"], (root, value), attrs, root.spec)  # type: ignore[no-any-return]
+
+
+def _leads_back(cell: Cell, layout: Layout) -> bool:
+    """Whether no view on the way from the memory shows elements of it several times: then the others of an element
+    that is written would hold its old value."""
+    path = cell.paths.get(layout)
+    return path is None or (path[0].name in _BACK and _leads_back(cell, path[2]))
 
 
 _BACK: dict[str, Any] = {

@@ -221,10 +221,18 @@ class Plan:
             s.ins = [_moved(p, moved) for p in s.ins]
             s.outs = [_moved(p, moved) for p in s.outs]
         self.outputs = [_moved(p, moved) for p in self.outputs]
+        self._save_outputs()
         for out, k in self.donated.items():
             if self.outputs[out].buffer != self.inputs[k].buffer:
                 self._copy(self.outputs[out], self.inputs[k])
                 self.outputs[out] = self.inputs[k]
+
+    def _save_outputs(self) -> None:
+        """Outputs that lie in an input are copied before another output's value is put there."""
+        targets = {self.inputs[k].buffer: out for out, k in self.donated.items()}
+        for out, p in enumerate(self.outputs):
+            if targets.get(p.buffer, out) != out:
+                self.outputs[out] = self._copied(p)
 
     def _exact(self, k: int, target: Place) -> bool:
         """Whether step k may overwrite an operand while reading it."""

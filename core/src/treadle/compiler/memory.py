@@ -49,9 +49,8 @@ def lives(plan: Plan) -> tuple[dict[int, Life], dict[int, int]]:
     alive: dict[int, Life] = {}
     for b, o in owner.items():
         life = Life(first[b], last[b], plan.buffers[b].nbytes)
-        alive[o] = (
-            Life(min(alive[o].first, life.first), max(alive[o].last, life.last), life.nbytes) if o in alive else life
-        )
+        before = alive.get(o, life)  # what lies there may be the beginning of something larger
+        alive[o] = Life(min(before.first, life.first), max(before.last, life.last), max(before.nbytes, life.nbytes))
     return alive, owner
 
 

@@ -214,7 +214,9 @@ class Trace(Interpreter):
         return Tensor(Cell(self, value.spec.nbytes, value), dense_sig(x.dtype, shape, traced(x.device)), node)
 
     def _twin_of_view(self, x: View) -> Tensor | None:
-        """A view of the twin of x's base; None where x is not a plain view of a row-major tensor."""
+        """A view of the twin of x's base; None where x is not a plain view of a row-major tensor, or a leaf itself."""
+        if x.base is None and x.node is not None:
+            return None
         base = x.base if x.base is not None else x.owner
         if base.sig.layout != "dense" or isinstance(base, View) or (x.base is None and x.sig is not x.owner.sig):
             return None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from treadle import _tensor
 from treadle._tensor import Tensor, make_view
 from treadle.eager import codegen, lists, resolve
 from treadle.eager.inplace import copy_, inplace_method, write_values
@@ -84,3 +85,4 @@ for _op in list(CATALOGUE.values()):
 INSTALLERS.append(install)
 resolve.CAST.append(CATALOGUE["cast"])
 resolve.COPY.append(CATALOGUE["copy"])
+_tensor.COPY_OF.append(resolve.copy_of)

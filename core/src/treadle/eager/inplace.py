@@ -97,9 +97,13 @@ def _check_fits(op: Op, x: Tensor, others: tuple[Any, ...]) -> None:
         raise ShapeError(f"{op.name}_: the result has shape {shape}, which does not fit the target {x.shape}")
     if op.category in resolving.ELEMENTWISE and len(others):
         plain, _ = resolving._normal(op, (x, *others))
-        common = resolving.common_dtype(op, plain)
-        if CATEGORY[common.kind] > CATEGORY[x.dtype.kind]:
-            raise DTypeError(f"{op.name}_: the result type {common.name} cannot be stored in {x.dtype.name}")
+        check_kind(op.name, x, resolving.common_dtype(op, plain))
+
+
+def check_kind(name: str, x: Tensor, result: Any) -> None:
+    """DTypeError where x cannot hold results of a dtype: floats in integers, numbers in truth values."""
+    if CATEGORY[result.kind] > CATEGORY[x.dtype.kind]:
+        raise DTypeError(f"{name}_: the result type {result.name} cannot be stored in {x.dtype.name}")
 
 
 def _records(x: Tensor, others: tuple[Any, ...]) -> bool:
@@ -128,7 +132,7 @@ def write_values(x: Tensor, new: Any) -> None:
     if new.sig.dtype is not x.sig.dtype:
         new = FN["cast"](new, x.sig.dtype)
     storage, source = new.storage, new.sig
-    if new.__class__ is View and new.root is x.root and new is not x:  # the regions may overlap
+    if (new.__class__ is View or x.__class__ is View) and new.root is x.root and new is not x:  # they may overlap
         storage, source = resolving.copy_of(new), resolving.dense_sig(source.dtype, source.shape, source.device)
     source = _rows(x).get(source) or _fitted(x, source)
     mark(x)

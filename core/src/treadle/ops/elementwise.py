@@ -149,8 +149,8 @@ minimum: Op = binary("minimum", {"float": "min(a, b)", "int": "min(a, b)", "uint
         "b": lambda g, a, b, shape_b: sum_to(_tie(g, a, b, b < a), shape_b)},
     kinks=lambda a, b: a == b, doc="Return the smaller; NaN wins, -0 is smaller than +0.")
 atan2: Op = binary("atan2", "atan2(a, b)", np.arctan2,
-    {"a": lambda g, a, b, shape_a: sum_to(g * (b / (a * a + b * b)), shape_a),
-        "b": lambda g, a, b, shape_b: sum_to(-g * (a / (a * a + b * b)), shape_b)},
+    {"a": lambda g, a, b, shape_a: sum_to(g * _over_square(b, a, b, g), shape_a),
+        "b": lambda g, a, b, shape_b: sum_to(-g * _over_square(a, a, b, g), shape_b)},
     dtypes=FLOATS, int_to_float=True, num=ulp(4), doc="Return the angle of the point (b, a), in radians.")
 bit_and: Op = binary("bit_and", "a & b", np.bitwise_and, {}, dtypes=BITS, doc="And bit by bit.")
 bit_or: Op = binary("bit_or", "a | b", np.bitwise_or, {}, dtypes=BITS, doc="Or bit by bit.")
@@ -170,6 +170,12 @@ where: Op = elementwise("where", "c a b", "select(c, a, b)", np.where,
     doc="Select from a where the condition c holds, else from b.",
     errors=[raises(ShapeError, "do not broadcast", bools(3), (4,), ()),
         raises(DTypeError, "condition must be bool", (3,), (3,), (3,))])
+
+
+def _over_square(x: Any, a: Any, b: Any, g: Any) -> Any:
+    """x / (a^2 + b^2) in the type of g: squares of integers would not fit theirs."""
+    x, a, b = (v if v.__class__ in (int, float) or v.dtype is g.dtype else cast(v, g.dtype) for v in (x, a, b))
+    return x / (a * a + b * b)
 
 
 def _tie(g: Any, a: Any, b: Any, wins: Any) -> Any:

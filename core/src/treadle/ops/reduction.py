@@ -128,7 +128,7 @@ def _mean_reference(x: Any, axes: Shape, keepdims: bool = False) -> Any:
 
 def _mean_grad(g: Any, shape_x: Shape, axes: Shape) -> Any:
     count = math.prod(shape_x[a] for a in axes)
-    return expand(kept(g * (1.0 / count if count else math.nan), shape_x, axes), shape_x)
+    return expand(kept(g, shape_x, axes) * (1.0 / count if count else math.nan), shape_x)
 
 
 def _var(x: Any, axes: Shape, correction: float = 1, keepdims: bool = False) -> Any:

@@ -64,7 +64,7 @@ def _bind_reference(backend: Any, call: Call) -> Any:
 
     def run(*storages: Any) -> None:
         rest = iter(storages)
-        arrays = [_array(c, rest) for c in call.ins]
+        arrays = [operand_array(c, rest) for c in call.ins]
         for y in compute(call.op, arrays, call.attrs, call.outs):
             out = next(rest)
             out[: y.nbytes] = y.reshape(-1).view(np.uint8)
@@ -72,7 +72,8 @@ def _bind_reference(backend: Any, call: Call) -> Any:
     return into(run)
 
 
-def _array(operand: Any, storages: Any) -> Any:
+def operand_array(operand: Any, storages: Any) -> Any:
+    """Return what a kernel reads: the next storage as an array in its layout, or the next number; None where absent."""
     if operand is None:
         return None
     given = next(storages)
@@ -98,10 +99,10 @@ def widen(x: Any, dtype: DType | None = None) -> Any:
 def compute(op: Op, arrays: list[Any], attrs: dict[str, Any], outs: tuple[Spec, ...]) -> list[Any]:
     """Run an op's reference on host arrays: floats in float64, one rounding to the result's dtype, dense results."""
     numbers = op.category in ("unary", "binary", "elementwise")
-    main: Any = next((a for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind != "b"), None)
+    kinds = (a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind != "b")
+    kind = next(kinds, outs[0].dtype.np)  # of a selection from two numbers only the result says what they are
     args = [
-        np.asarray(a).astype(main.dtype) if numbers and not isinstance(a, np.ndarray) and a is not None else a
-        for a in arrays
+        np.asarray(a).astype(kind) if numbers and not isinstance(a, np.ndarray) and a is not None else a for a in arrays
     ]
     with np.errstate(all="ignore"):
         raw = op.reference(*(args if op.category == "bits" else [widen(a) for a in args]), **attrs)
