@@ -5,13 +5,14 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+PEERS = .venv-peers
 PY = $(VENV)/bin/python
 PIP = $(PY) -m pip --disable-pip-version-check -q
 BACKEND = plugins/backend_cpu
 JOBS ?= 2
 MAKEFLAGS += -j2  # the C files are compiled while pip downloads
 
-.PHONY: help demo build native test check types lint test-torch test-install sanitize bench wheels clean
+.PHONY: help demo build native test check types lint test-torch test-install sanitize bench bench-peers wheels clean
 
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile
@@ -69,8 +70,23 @@ sanitize: $(VENV)/tools ## AddressSanitizer, UBSan and ThreadSanitizer over the 
 	$(PY) $(BACKEND)/tests/sanitize/run.py thread $(BACKEND)/tests/sanitize/callers.py
 	$(PY) $(BACKEND)/tests/sanitize/run.py thread --pool
 
-bench: $(VENV)/torch ## ratios to PyTorch, interleaved (JAX, TensorFlow and others join when installed)
+bench: $(VENV)/torch ## ratios to PyTorch, interleaved
 	$(PY) tests/benchmarks/run.py
+
+# The other frameworks have an environment of their own: what they pin is nothing to the tests.
+PEERS_PY = $(PEERS)/bin/python
+PEERS_PIP = $(PEERS_PY) -m pip --disable-pip-version-check -q
+
+$(PEERS)/installed: tests/benchmarks/peers.txt core/pyproject.toml $(BACKEND)/pyproject.toml
+	@echo "downloading about 700 MB of frameworks into $(PEERS), once (3 GB of disk, a few minutes)"
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS_PIP) install -r tests/benchmarks/peers.txt "setuptools>=77"
+	$(PEERS_PIP) install --no-build-isolation -e ./core -e ./$(BACKEND)
+	touch $@
+
+bench-peers: native $(PEERS)/installed ## compiled steps beside JAX, TensorFlow, torch.compile: 700 MB once, 15 minutes
+	@echo "timing: about 15 minutes on two idle cores (make bench-peers ARGS='-w mlp_b64' times one program)"
+	$(PEERS_PY) tests/benchmarks/peers --json $(PEERS)/runs.jsonl $(ARGS)
 
 # The wheels are built from the sdists, in folders of their own.
 wheels: $(VENV)/tools ## sdists and wheels in dist/
@@ -79,6 +95,6 @@ wheels: $(VENV)/tools ## sdists and wheels in dist/
 	$(PY) -m build -q --no-isolation -o dist $(BACKEND)
 
 clean: ## remove everything made
-	rm -rf $(VENV) dist treadle-demo core/build core/src/*.egg-info
+	rm -rf $(VENV) $(PEERS) dist treadle-demo core/build core/src/*.egg-info
 	rm -rf $(BACKEND)/build $(BACKEND)/src/*.egg-info $(BACKEND)/src/*/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
