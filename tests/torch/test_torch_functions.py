@@ -186,7 +186,7 @@ ELSEWHERE = set(
     "rand_like randn_like normal bernoulli multinomial get_rng_state set_rng_state set_printoptions "
     "is_grad_enabled is_inference_mode_enabled get_default_dtype "
     "set_default_dtype promote_types get_default_device set_default_device plugins register_backend "
-    "cond compile graph hessian jacobian jvp scan vmap while_loop custom_vjp grad value_and_grad vjp explain get_num_threads "
+    "cond compile graph hessian jacobian jvp scan vmap while_loop checkpoint custom_vjp grad value_and_grad vjp explain get_num_threads "
     "set_num_threads load save dtype".split()
 )
 

@@ -301,3 +301,10 @@ def test_buffers_and_rooms_do_not_overlap():
             assert at % 64 == 0 and at + nbytes <= size
             if not now:
                 assert (at, nbytes) == (0, size)
+
+
+def test_a_checked_step_agrees(monkeypatch):
+    """Compared with the traced graph, kernel by kernel."""
+    monkeypatch.setattr(td.config.config, "verify", True)
+    trained(None, 1)
+    block_step(memory_budget=0.97)
