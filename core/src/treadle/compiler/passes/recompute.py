@@ -119,10 +119,21 @@ def _apply(graph: Graph, option: Option, line: Timeline) -> None:
 
 def _copy(n: Node, again: dict[Value, Value], needed: set[Value]) -> Node:
     """A node again; of aux values, and of gradients of several operands, only those that are needed."""
+    if n.op.category == "fused":
+        return _copy_region(n, again, needed)
     count = 0 if n.op.partial else len(n.op.results)
     want = [v is not None and (k < count or v in needed) for k, v in enumerate(n.outputs)]
     made = Node(n.op, tuple(_now(x, again) for x in n.inputs), n.attrs, n.specs, n.line, want)
     again |= {a: b for a, b in zip(n.outputs, made.outputs, strict=True) if a in needed and b is not None and a}
+    return made
+
+
+def _copy_region(n: Node, again: dict[Value, Value], needed: set[Value]) -> Node:
+    """A fused node again, with the results that are needed."""
+    kept = [(k, v) for k, v in enumerate(n.outputs) if v in needed]
+    attrs = {**n.attrs, "results": tuple(n.attrs["results"][k] for k, _ in kept)}
+    made = Node(n.op, tuple(_now(x, again) for x in n.inputs), attrs, [n.specs[k] for k, _ in kept], n.line)
+    again |= {v: new for (_, v), new in zip(kept, made.results(), strict=True) if v is not None}
     return made
 
 

@@ -221,10 +221,15 @@ class _Lives:
             read = {self._memory(v) for v in (u.inputs if isinstance(u, Region) else u.operands())}
             freed = (v for v in read if last[v] == k and v.node is not None and v not in self.ends)
             free = [int(v.spec.nbytes) for v in freed]
-            over = sum((Counter(made) & Counter(free)).elements()) if fusible(_nodes(u)[0].op) else 0
-            most = max(most, alive + sum(made) - over)  # over: results that are written over operands
+            over = sum((Counter(made) & Counter(free)).elements()) if _writes_over(_nodes(u)[0]) else 0
+            most = max(most, alive + sum(made) - over)
             alive += sum(made) - sum(free)
         return most
+
+
+def _writes_over(n: Node) -> bool:
+    """Whether results may take the memory of operands."""
+    return fusible(n.op) or n.op.category == "lists"
 
 
 def _nodes(unit: Any) -> list[Node]:

@@ -8,8 +8,10 @@ the old contents were. Copies that a kernel asks for are not seen here, so what 
 from typing import NamedTuple
 
 from treadle.ir.graph import Graph, Node, Value
+from treadle.op import CATALOGUE, Op
 
 ELEMENTWISE = ("unary", "binary", "elementwise")
+MERGES = (*ELEMENTWISE, "fused")  # categories of ops whose results can take the memory of operands
 
 # A machine to compare costs with. What is computed again is weighed against the rest of the graph, so that only the
 # ratios count: they are those measured on two cores with AVX-512, with operands in the second-level caches.
@@ -34,13 +36,20 @@ def seconds(n: Node) -> float:
     made = list(n.results())
     ins = [x.spec if x.__class__ is Value else x for x in n.inputs if x.__class__ is not tuple]
     flops: float = 0 if n.op.category == "lists" else n.op.flops(ins, list(n.specs), n.attrs)
-    if n.op.category in ELEMENTWISE and isinstance(n.op.c_expr, str):
-        flops *= 1 + CALL * sum(n.op.c_expr.count(f"{f}(") for f in CALLS)
+    if n.op.category in ELEMENTWISE:
+        flops *= _weight(n.op)
+    elif n.op.category == "fused":
+        flops = n.specs[0].size * sum(_weight(CATALOGUE[name]) for name, *_ in n.attrs["body"])
     nbytes = sum(v.spec.nbytes for v in [*made, *n.operands()])
     if n.op.name.startswith("conv2d") and n.attrs["stride"] == (1, 1):
         flops /= WINOGRAD if tuple(n.attrs.get("weight_size", n.inputs[1].shape))[2:] == (3, 3) else 1
-    passes = 1.3 if n.op.tier == "composite" and n.op.category not in ELEMENTWISE else 1.0  # statistics come first
+    passes = 1.3 if n.op.tier == "composite" and n.op.category not in MERGES else 1.0  # statistics come first
     return max(flops / FLOPS_PER_SECOND, passes * nbytes / BYTES_PER_SECOND)
+
+
+def _weight(op: Op) -> int:
+    """Operations of an elementwise op for one element."""
+    return 1 + CALL * sum(op.c_expr.count(f"{f}(") for f in CALLS) if isinstance(op.c_expr, str) else 1
 
 
 class Timeline:
@@ -89,7 +98,8 @@ class Timeline:
     def _span(self, k: int, n: Node, read: list[Value]) -> None:
         """Say when the results of node k need memory."""
         spans, there = self.spans, self.there
-        lists, merges = n.op.category == "lists", self.inplace and n.op.category in ELEMENTWISE
+        lists, merges = n.op.category == "lists", self.inplace and n.op.category in MERGES
+        taken = set[Value]()
         for y in n.outputs:
             if y is None or y in there:
                 continue
@@ -97,7 +107,10 @@ class Timeline:
                 there.add(y)
                 continue
             nbytes, last = y.spec.nbytes, self.uses.get(y, (k,))[-1]
-            late = merges and any(v in spans and spans[v].last == k and spans[v].nbytes == nbytes for v in read)
+            over = [v for v in read if v in spans and spans[v].last == k and spans[v].nbytes == nbytes]
+            over = [v for v in over if merges and v not in taken][:1]
+            taken.update(over)
+            late = len(over)
             if not late or last > k:
                 spans[y] = Span(k + late, last, nbytes)
 

@@ -133,7 +133,8 @@ static void run_flat(const job *j, int64_t lo, int64_t n) {
 
 /* One block or less of dense operands: the same with as little ceremony as possible. */
 static int run_small(const int64_t *i, char **io, const td_machine *machine) {
-    const int n_in = (int)i[3], n_all = n_in + (int)i[4], n_const = (int)i[5], n_more = n_const + (int)i[6];
+    const int n_in = (int)i[3], n_all = n_in + (int)i[4];
+    const int n_const = (int)i[5], n_more = n_const + (int)i[6];
     const int64_t *bits = i + 10 + i[9] + n_in * (3 + i[9]) + i[4], *code = bits + n_const + 2;
     const int64_t bytes = i[0] * machine->size, whole = bytes & -(int64_t)TD_VEC;
     char *at[FUSED_OPERANDS];
@@ -217,7 +218,8 @@ static char *fetch(const job *j, int k, int64_t at, int64_t n, memory *m) {
     char *to = m->inputs[k];
     if (x.mode == EW_PERIODIC && x.period > 1) return to + at % x.period * size;
     const char *row = NULL;
-    if (j->row && x.mode == EW_STRIDED && !x.form && !x.strides[j->ndim - 1]) row = find_row(j, k, at, n);
+    if (j->row && x.mode == EW_STRIDED && !x.form && !x.strides[j->ndim - 1])
+        row = find_row(j, k, at, n);
     if (row) spread(to, row, (int)size, j->staged ? FUSED_BLOCK : whole);
     if (row || x.mode == EW_PERIODIC) {
         if (j->staged) m->repeats[m->n++] = (td_repeat){k, FUSED_BLOCK, FUSED_BLOCK};
@@ -311,7 +313,8 @@ static int whole_rows(const job *j) {
     for (int k = 0; k < j->n_in; k++) {
         const input x = input_of(j, k);
         const int one = x.mode == EW_PERIODIC && x.period == 1;
-        const int row = x.mode == EW_DENSE || (x.mode == EW_STRIDED && (uint64_t)x.strides[j->ndim - 1] <= 1);
+        const int64_t last = x.strides[j->ndim - 1];
+        const int row = x.mode == EW_DENSE || (x.mode == EW_STRIDED && (last == 0 || last == 1));
         if (!one && (x.form || !row)) return 0;
     }
     return 1;

@@ -24,7 +24,7 @@ TD_INLINE void stream(vf_any *to, vf x) {
 #endif
 }
 
-/* ---- the expressions of the single kernels, lane by lane: gcc makes the same vector code of them ---- */
+/* ---- the expressions of the single kernels, lane by lane: gcc makes the same vector code ---- */
 
 #define LANE(v) (((REAL *)&v)[i_])
 #define FUSED_UNARY(name, x, ...)                                                                  \
@@ -102,7 +102,8 @@ TD_INLINE vf choose(vf c, vf a, vf b) { return (vf)(((vi)c & (vi)a) | (~(vi)c & 
 #include "fused_stages.h"
 
 /* The bytes are whole vectors; the first `ahead` operands are asked for a block before. */
-static void run_stages(const int64_t *code, char **at, int64_t bytes, td_repeat *repeats, int n, int ahead) {
+static void run_stages(const int64_t *code, char **at, int64_t bytes, td_repeat *repeats, int n,
+                       int ahead) {
     int64_t pos = 0;
     for (; pos + FUSED_BLOCK <= bytes; pos += FUSED_BLOCK) {
         for (int k = 0; k < ahead; k++)
