@@ -236,6 +236,15 @@ class LosesSign(Plain):
         return np.where(y == 0, np.zeros_like(y), y)
 
 
+class TiesAreZero(Plain):
+    """The larger of two equal numbers is zero."""
+
+    ops, caught = ("maximum",), ("maximum/f32/special", "maximum/i32/special")
+
+    def spoil(self, call, arrays, y):
+        return np.where(arrays[0] == arrays[1], np.zeros_like(y), y)
+
+
 class WritesEarly(Plain):
     """sub writes its first operand to the output before it reads the second."""
 

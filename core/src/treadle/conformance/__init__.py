@@ -6,8 +6,8 @@
 
 Cases are generated from the declarations of the ops, judged by the numeric class declared there, and know nothing of
 the device but its name. case: what a case is · layouts, values: operands · magnitude, oracle: what is expected ·
-tolerances: how far it may be off · checks: how a case is carried out · suites: what is checked · runner: the run and
-its text.
+tolerances: how far it may be off · checks: how a case is carried out · programs: random ones · suites: what is checked
+· runner: the run and its text.
 """
 
 from treadle.conformance.runner import Result as Result

@@ -72,7 +72,7 @@ def expected(op: Op, operands: list[Any], attrs: dict[str, Any]) -> list[Expecte
         return [Expected(specs[0], _viewed(op, operands[0], attrs), None)]
     loose = op.num.kind in ("contract", "mixed", "stepwise") and any(s.dtype.kind == "f" for s in specs)
     run = on_magnitude(op, operands, attrs, narrow=op.num.kind == "exact") if loose or op.reference is None else None
-    values = [y for y, _ in run] if run is not None and op.reference is None else _referred(op, operands, attrs, specs)
+    values = [y for y, _ in run] if run is not None and op.reference is None else referred(op, operands, attrs, specs)
     sizes = (
         [size if loose and s.dtype.kind == "f" else None for (_, size), s in zip(run, specs, strict=True)]
         if run is not None
@@ -81,7 +81,7 @@ def expected(op: Op, operands: list[Any], attrs: dict[str, Any]) -> list[Expecte
     return [Expected(s, y, size) for s, y, size in zip(specs, values, sizes, strict=True)]
 
 
-def _referred(op: Op, operands: list[Any], attrs: dict[str, Any], specs: tuple[Spec, ...]) -> list[Any]:
+def referred(op: Op, operands: list[Any], attrs: dict[str, Any], specs: tuple[Spec, ...]) -> list[Any]:
     """The reference's results before they are rounded to their dtype."""
     wide = tuple(
         Spec(s.shape, float64 if s.dtype.kind == "f" and op.category not in ("cast", "bits", "create") else s.dtype)

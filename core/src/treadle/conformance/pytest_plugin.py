@@ -6,6 +6,7 @@
     DEVICE = "mine"
     LEVELS = ("L0", "L1", "graph")  # the default
     COMPLETE = False  # the default; with True, cases that the device does not support fail too
+    SEED, COUNT = 0, 100  # the default: which random programs of level graph, and how many
 
 A device that is not available here skips the module's items and says why. The first failing cases of a block are shown
 with their repro; `treadle conform DEVICE --case ID` runs one alone.
@@ -18,6 +19,7 @@ import pytest
 
 from treadle.conformance.repro import repro
 from treadle.conformance.runner import POLICY, blocks, run_block
+from treadle.conformance.suites.randoms import COUNT, SEED
 from treadle.errors import DeviceError
 from treadle.runtime.device import device as Device
 from treadle.runtime.dispatch import fallback
@@ -39,7 +41,8 @@ def pytest_generate_tests(metafunc: Any) -> None:
             "conformance_block", [pytest.param(None, marks=pytest.mark.skip(reason=str(e)))], ids=["unavailable"]
         )
         return
-    found = [(level, block) for level in levels for block in blocks(level)]
+    programs = [getattr(metafunc.module, name, value) for name, value in (("SEED", SEED), ("COUNT", COUNT))]
+    found = [(level, block) for level in levels for block in blocks(level, *programs)]
     ids = [f"{level}-{block.name.replace('/', '-')}" for level, block in found]
     metafunc.parametrize("conformance_block", found, ids=ids)
 

@@ -5,12 +5,14 @@ from typing import Any
 
 from treadle.conformance.case import Case
 from treadle.conformance.checks import check_call
-from treadle.conformance.suites import loads
+from treadle.conformance.suites import graphs, loads, randoms
 from treadle.conformance.tensors import flat
 
 
 def repro(case: Case, device: str) -> str:
     """Return a stand-alone script that shows a case's result beside what is expected."""
+    if case.check is randoms.check_program:
+        return randoms.repro(case, device)
     if case.op is None or case.check is not check_call:
         return _again(case, device)
     lines = ["import treadle as td", "from treadle.conformance import find", f"case = find({case.id!r})"]
@@ -36,4 +38,4 @@ def _again(case: Case, device: str) -> str:
 
 
 def _level(case: Case) -> str:
-    return "L0" if case.check.__module__ == loads.__name__ else "L1"
+    return {loads.__name__: "L0", graphs.__name__: "graph"}.get(case.check.__module__, "L1")

@@ -18,15 +18,15 @@ from typing import Any, TextIO
 from treadle.conformance.case import STATUSES, Block, Case, Outcome
 from treadle.conformance.checks import carried_out
 from treadle.conformance.repro import repro
-from treadle.conformance.suites import graphs, kernels, loads, refusals
+from treadle.conformance.suites import graphs, kernels, loads, randoms, refusals
 from treadle.errors import ArgumentError
 from treadle.runtime.device import device as Device
 from treadle.runtime.dispatch import fallback
 
-LEVELS: dict[str, tuple[Callable[[], Iterator[Block]], ...]] = {
+LEVELS: dict[str, tuple[Callable[..., Iterator[Block]], ...]] = {
     "L0": (loads.blocks,),
     "L1": (kernels.blocks, refusals.blocks),
-    "graph": (graphs.blocks,),
+    "graph": (graphs.blocks, randoms.blocks),
 }
 POLICY = {"L0": "allow", "L1": "error", "graph": "allow"}
 SHOWN = 20  # failing cases printed in full
@@ -61,12 +61,12 @@ class Result:
         return text + (f", {n['FB']} would run on the host" if n["FB"] else "")
 
 
-def blocks(level: str) -> Iterator[Block]:
-    """The blocks of a level; ArgumentError for one that does not exist."""
+def blocks(level: str, seed: int = randoms.SEED, count: int = randoms.COUNT) -> Iterator[Block]:
+    """The blocks of a level; ArgumentError for one that does not exist. seed, count: of random programs."""
     if level not in LEVELS:
         raise ArgumentError(f"conform: no level {level!r}; there are {', '.join(LEVELS)}")
     for suite in LEVELS[level]:
-        yield from suite()
+        yield from suite(seed, count) if suite is randoms.blocks else suite()
 
 
 def find(id: str) -> Case:
@@ -78,7 +78,7 @@ def find(id: str) -> Case:
     """
     name = id.rpartition("/")[0]
     for level in LEVELS:
-        for block in blocks(level):
+        for block in blocks(level, *randoms.named(id)):
             if block.name == name:
                 for case in block.make():
                     if case.id == id:
@@ -93,14 +93,25 @@ def run_block(block: Block, device: Any, select: Callable[[str], bool] | None = 
             yield case, carried_out(case, device)
 
 
-def run(device: str, level: str = "L1", case: str | None = None, ops: Sequence[str] | None = None) -> Result:
-    """Run a level of the suite on a device, or only one case or the blocks of some ops, and return the Result."""
+def run(
+    device: str,
+    level: str = "L1",
+    case: str | None = None,
+    ops: Sequence[str] | None = None,
+    seed: int = randoms.SEED,
+    count: int = randoms.COUNT,
+) -> Result:
+    """Run a level of the suite on a device, or only one case or the blocks of some ops, and return the Result.
+
+    seed, count: which random programs the level `graph` has, and how many; they are the blocks of the op `random`.
+    """
+    seed, count = randoms.named(case) if case else (seed, count)
     place = Device(device)
     place.backend  # noqa: B018 - constructed now, so that a broken plugin is named before the first case
     result = Result(str(place.type), level)
     wanted = (lambda id: id == case) if case else None
     with fallback(POLICY.get(level, "error")):
-        for block in blocks(level):
+        for block in blocks(level, seed, count):
             if (ops and block.name.split("/")[0] not in ops) or (case and block.name != case.rpartition("/")[0]):
                 continue
             for found, outcome in run_block(block, place, wanted):
@@ -146,8 +157,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=sorted(LEVELS),
         help="L0: the runtime; L1: every kernel, composite and gradient; graph: the same compiled",
     )
-    parser.add_argument("--op", action="append", help="only this op; may be repeated")
+    parser.add_argument("--op", action="append", help="only this op; may be repeated; `random`: the random programs")
     parser.add_argument("--case", help="only the case of this id, for example add/f32/broadcast-3")
+    parser.add_argument("--seed", type=int, default=randoms.SEED, help="of the random programs of level graph")
+    parser.add_argument("--count", type=int, default=randoms.COUNT, help="how many random programs (default: 100)")
     parser.add_argument("--list", action="store_true", help="list the ids of all cases and run none")
 
 
@@ -155,11 +168,11 @@ def main(args: argparse.Namespace, out: TextIO | None = None) -> int:
     """Run what the parsed arguments ask for; 0 when everything passed or is declared as unsupported, else 1."""
     out = out or sys.stdout
     if args.list:
-        for block in blocks(args.level):
+        for block in blocks(args.level, args.seed, args.count):
             if not args.op or block.name.split("/")[0] in args.op:
                 print("\n".join(case.id for case in block.make()), file=out)
         return 0
-    result = run(args.device, args.level, args.case, args.op)
+    result = run(args.device, args.level, args.case, args.op, args.seed, args.count)
     if not result.outcomes:
         raise ArgumentError(f"conform: no case matches {args.case or args.op}; --list shows all")
     print(table(result), file=out)

@@ -164,6 +164,7 @@ CONV = [
     s((1, 3, 8, 8), (3, 1, 3, 3), None, padding=(2, 1), dilation=(2, 1), groups=3),
     s((2, 3, 12, 12), (5, 3, 7, 7), None, stride=(2, 2), padding=(3, 3)),
     s((0, 2, 4, 4), (3, 2, 3, 3), (3,)),
+    s((2, 16, 14, 13), (18, 16, 3, 3), (18,), padding=(1, 1)),  # large enough for methods that work in tiles
 ]  # fmt: skip
 
 
