@@ -91,3 +91,15 @@ def test_gradient_of_a_mean_over_a_symbolic_size_has_the_type_of_its_operand():
         assert found.dtype is td.float32
         np.testing.assert_allclose(found.numpy(), np.full((n, 1), 2 / n), rtol=1e-6)
     assert g.traces == 1
+
+
+def test_a_variance_over_a_symbolic_size_is_differentiated():
+    def f(x):
+        return td.autograd.grad((x.var(0) * x.std(0)).sum(), x)[0]
+
+    g = td.compile(f, dynamic=True)
+    for n in (3, 6):
+        x = td.tensor(np.arange(2.0 * n).reshape(n, 2) ** 2 / 8, requires_grad=True)
+        np.testing.assert_allclose(g(x).numpy(), f(x).numpy(), rtol=1e-12)
+        np.testing.assert_allclose(f(x).sum().item(), 0, atol=1e-10)
+    assert g.traces == 1

@@ -131,12 +131,19 @@ def _mean_grad(g: Any, shape_x: Shape, axes: Shape) -> Any:
     return expand(kept(g, shape_x, axes) * (1.0 / count if count else math.nan), shape_x)
 
 
+def _per_count(x: Any, axes: Shape, correction: float) -> Any:
+    """1 / (count - correction)."""
+    count = math.prod(x.shape[a] for a in axes) - correction
+    return 1.0 / count if count > 0 else math.nan if count == 0 and 0 in x.shape else math.inf
+
+
 def _var(x: Any, axes: Shape, correction: float = 1, keepdims: bool = False) -> Any:
     d = x - mean(x, axes, True)
-    count = math.prod(x.shape[a] for a in axes) - correction
-    return sum_(d * d, axes, keepdims) * (
-        1.0 / count if count > 0 else math.nan if count == 0 and 0 in x.shape else math.inf
-    )
+    return sum_(d * d, axes, keepdims) * _per_count(x, axes, correction)
+
+
+def _var_grad(g: Any, x: Any, axes: Shape, correction: float) -> Any:
+    return kept(g, x.shape, axes) * _per_count(x, axes, correction) * ((x - mean(x, axes, True)) * 2.0)
 
 
 def _var_spec(x: Spec, axes: Shape, correction: float = 1, keepdims: bool = False) -> Spec:
@@ -148,7 +155,7 @@ mean: Op = composite("mean", "x -> y", _mean, {"x": _mean_grad}, spec=_spec, ref
     samples=reduction_samples()[:-2],
     doc="Return the mean over axes; of no elements it is NaN.",
     errors=[raises(DTypeError, "not defined for int64", ints(3), axes=(0,))])
-var: Op = composite("var", "x -> y", _var, spec=_var_spec, num=MIXED,
+var: Op = composite("var", "x -> y", _var, {"x": _var_grad}, spec=_var_spec, num=MIXED,
     batch="axis",
     samples=[s((4, 5), axes=(1,)), s((4, 5), axes=(0, 1), correction=0), s((37, 65), axes=(0,), keepdims=True)],
     doc="Return the variance over axes, divided by count - correction.",

@@ -22,6 +22,7 @@ from treadle.errors import DimError, TraceError, TreadleError
 
 NOISY = 4  # runs on the noisy device
 TIMES = 3.0  # what those runs show is allowed so many times
+FLOOR = 4  # and so many units in the last place, where those runs by chance agree
 EAGER, NUMPY, RAISES, DERIVATIVE, REFUSED = "eager", "numpy", "raises", "derivative", "refused"
 GRADIENT = "the gradient"  # how the names of gradients begin
 REFUSALS = (TreadleError, ArithmeticError, IndexError, NotImplementedError)
@@ -125,7 +126,7 @@ def _bound(want: Any, noisy: list[Any]) -> Any:
     spread = np.max([np.abs(n.astype(np.float64) - wide) for n in others], axis=0)
     spread = np.where(np.isfinite(spread), spread, np.inf)
     spread = np.where(np.isfinite(wide) | ~np.isfinite(spread), spread, np.inf)
-    return TIMES * spread + 2 * spacing(np.where(np.isfinite(want), want, 0), kind) + LOST * finfo(kind).tiny
+    return TIMES * spread + FLOOR * spacing(np.where(np.isfinite(want), want, 0), kind) + LOST * finfo(kind).tiny
 
 
 def _compared(
