@@ -155,7 +155,11 @@ def _linear(rnd, op, dtype):
     m, n, k = _product_sizes(rnd)
     lead = rnd.choice(((), (m,), (m, 2), (3, m), (0, m)))
     b = operand(rnd, dtype, (n,)) if rnd.random() < 0.6 else None
-    return Draft((operand(rnd, dtype, (*lead, k)), operand(rnd, dtype, (n, k)), b), {})
+    return Draft((operand(rnd, dtype, (*lead, k)), operand(rnd, dtype, (n, k)), b), _activation(rnd, op))
+
+
+def _activation(rnd, op):
+    return {"activation": rnd.choice(("none", "relu"))} if op.name.startswith("fused") else {}
 
 
 def _pair(rnd, low, high):
@@ -182,8 +186,9 @@ def _conv_parts(rnd):
 
 def _conv2d(rnd, op, dtype):
     x, w, attrs = _conv_parts(rnd)
-    b = operand(rnd, dtype, w[:1]) if rnd.random() < 0.6 else None
-    return Draft((operand(rnd, dtype, x), operand(rnd, dtype, w), b), attrs)
+    b, scale = (operand(rnd, dtype, w[:1]) if rnd.random() < 0.6 else None for _ in range(2))
+    more = (scale,) if op.name == "fused_conv2d" else ()
+    return Draft((operand(rnd, dtype, x), operand(rnd, dtype, w), b, *more), attrs | _activation(rnd, op))
 
 
 def _conv_grad(rnd, op, dtype):
@@ -439,8 +444,8 @@ DRAFTS = {
     "sort": _sort,
     "dot_general": _dot_general,
     "matmul": _matmul,
-    "linear": _linear,
-    "conv2d": _conv2d,
+    **dict.fromkeys(("linear", "fused_linear"), _linear),
+    **dict.fromkeys(("conv2d", "fused_conv2d"), _conv2d),
     "avg_pool2d_grad": _avg_pool_grad,
     "max_pool2d_grad": _max_pool_grad,
     "layer_norm": _layer_norm,

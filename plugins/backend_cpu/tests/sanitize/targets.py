@@ -21,6 +21,7 @@ SHARED = {
     "argmax": "argreduce",
     "argmin": "argreduce",
 }
+PRODUCTS = {"dot_general": "matmul", "fused_linear": "linear", "fused_conv2d": "conv2d"}
 
 
 class Targets:
@@ -101,7 +102,7 @@ def _by_short(short):
 
 def _kernel_name(op, dtype, names):
     """Return the kernel that an op binds for a dtype: its own, a wider one, or one for all."""
-    product = "matmul" if op.name == "dot_general" else op.name
+    product = PRODUCTS.get(op.name, op.name)
     wide = "f64" if dtype.name == "float64" else "f32"
     guesses = (SHARED.get(op.name), f"{product}_{dtype.short}", f"{product}_{wide}", op.name)
     if op.name == "bitcast":
