@@ -476,3 +476,13 @@ def test_memory_that_is_written_and_shared_is_refused():
     with pytest.raises(td.errors.TraceError, match="clone"):
         g(w[1:])
     assert w.tolist() == [2, 2, 2, 2]
+
+
+def test_a_result_that_depends_on_a_leaf_made_inside():
+    def f(x):
+        y = x.detach().requires_grad_()
+        return td.grad(lambda z: (z * y).sum())(x), y * 2
+
+    x = td.randn(3)
+    for a, b in zip(td.compile(f)(x), f(x), strict=True):
+        same(a, b)

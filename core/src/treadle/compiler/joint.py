@@ -73,10 +73,10 @@ def gradients(
     t: Any, ys: list[Tensor], inputs: list[tuple[int, Tensor]]
 ) -> tuple[list[Value], list[tuple[int, Value]]]:
     """Trace the backward of ys: (new inputs for their gradients, (input, its gradient) for those that are reached)."""
-    seeds = [t.cotangent(y) for y in ys]
     xs = [(k, x) for k, x in inputs if x.node is not None and is_leaf_node(x.node)]
     if not xs:
         return [], []
+    seeds = [t.cotangent(y) for y in ys]
     found = grad_of(ys, [x for _, x in xs], seeds, allow_unused=True)
     values = [t.value(s) for s in seeds]
     return values, [(k, t.value(g)) for (k, _), g in zip(xs, found, strict=True) if g is not None]
