@@ -165,7 +165,9 @@ def clamp(input: Tensor, min: Any = None, max: Any = None) -> Tensor:
     if min is None and max is None:
         raise ArgumentError("clamp: give min, max or both")
     if input.dtype.kind == "b":
-        input = input.to(dtypes.int64)
+        of_truth = all(isinstance(x, Tensor) and x.dtype.kind == "b" for x in (min, max) if x is not None)
+        limited = clamp(input.to(dtypes.int64), min, max)
+        return limited.to(dtypes.bool_) if of_truth else limited
     if input.dtype.kind == "f":
         low, high = -_math.inf, _math.inf
     else:
