@@ -453,3 +453,15 @@ def test_a_region_that_is_computed_again_makes_what_is_needed():
     assert_same(small(x, w), want)
     count = [sum(s.call is not None and s.call.op.name == "fused" for s in plan_of(c).steps) for c in (whole, small)]
     assert small.working_bytes < whole.working_bytes and count[1] > count[0]
+
+
+def test_numbers_alone_decide_the_dtype_of_a_selection():
+    """where(c, 2.0, 3.0) is float32 beside whatever c was made of."""
+    x = td.randn(7, 4, dtype=td.float64)
+
+    def f(x):
+        return td.ops.where(x * 2 < x + 1, -1.0, -1.5).tanh()
+
+    y = td.compile(f)(x)
+    assert y.dtype is td.float32
+    assert_same([y], [f(x)])

@@ -91,7 +91,10 @@ class _Grower:
     def _takes(self, n: Node) -> bool:
         """Whether the backend runs such a node as a region."""
         specs = [v.spec for v in n.operands()]
-        if not fusible(n.op) or not specs or not all(map(_exact, n.inputs)):
+        pairs = zip(n.op.inputs, n.inputs, strict=True)
+        if not any(x.__class__ is Value and i.name != "c" for i, x in pairs):  # numbers alone decide the dtype
+            return False
+        if not fusible(n.op) or not all(map(_exact, n.inputs)):
             return False
         if any(s.dtype.kind not in "fb" for s in (*specs, *n.specs)):
             return False

@@ -57,9 +57,9 @@ def bound_region(call, transposed):
     kinds = tuple(x.dtype.name for x in call.ins)
     kind, shape = "float64" if "float64" in kinds else "float32", tuple(call.outs[0].shape)
     code = region_code(kinds, call.attrs, kind, call.outs[0].dtype.itemsize * numel(shape) >= LARGE)
-    if code is None:
-        return None
     results = [spec.dtype.name for spec in call.outs]
+    if code is None or code.results != results:
+        return None
     ints = region_ints(shape, kinds, [x.strides for x in call.ins], results, code, transposed)
     if ints is None:
         return None

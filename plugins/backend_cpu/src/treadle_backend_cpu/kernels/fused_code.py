@@ -53,7 +53,7 @@ class Declined(Exception):
 
 class Code(NamedTuple):
     """words: the steps. staged: these are stages only. late: all inputs are read before a result is written.
-    constants: their bits. slots: how many. cost: nanoseconds for one element, about."""
+    constants: their bits. slots: how many. cost: nanoseconds for one element, about. results: their dtypes."""
 
     words: tuple
     staged: bool
@@ -61,6 +61,7 @@ class Code(NamedTuple):
     constants: tuple
     slots: int
     cost: float
+    results: list
 
 
 class Number(NamedTuple):
@@ -153,7 +154,8 @@ class Writer:
             raise Declined("dtypes")
         staged = [step for step, _ in self.steps] == [STEP_STAGES]
         cost = self.cost + OPERAND_COST * (self.n_in + n_out)
-        return Code(tuple(words), staged, self.late, tuple(self.constants), self.slots, cost)
+        results = [self.kinds[v] for v in self.results]
+        return Code(tuple(words), staged, self.late, tuple(self.constants), self.slots, cost, results)
 
     # ---- values ----------------------------------------------------------------------------------------------------
     def _kind(self, name, operands):
