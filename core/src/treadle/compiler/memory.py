@@ -123,7 +123,7 @@ def rooms(alive: dict[int, Life], offsets: dict[int, int], size: int, steps: int
     busy: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
     for b, life in alive.items():
         for k in range(life.first, life.last + 1):
-            busy[k].append((offsets[b], offsets[b] + _aligned(life.nbytes)))
+            busy[k].append((offsets[b], offsets[b] + _size(life)))
     out = []
     for taken in busy:
         best, at = (0, 0), 0
@@ -133,10 +133,6 @@ def rooms(alive: dict[int, Life], offsets: dict[int, int], size: int, steps: int
             at = max(at, end)
         out.append(best)
     return out
-
-
-def _aligned(nbytes: int) -> int:
-    return -(-max(nbytes, 1) // ALIGN) * ALIGN
 
 
 def lower_bound(alive: dict[int, Life]) -> int:
