@@ -138,6 +138,27 @@ graph unmasked(%0: float32[1, 2, 4, 4], %1: float32[1, 2, 2, 2]) {
 """,
 )
 
+case(
+    "A gradient of relu that does not come from the pooling keeps it where it is.",
+    relu_after_pooling,
+    """
+graph another(%0: float32[1, 2, 4, 4], %1: float32[1, 2, 4, 4]) {
+  %2: float32[1, 2, 4, 4] = relu(%0)
+  %3: float32[1, 2, 2, 2], _ = max_pool2d(%2) {kernel_size=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), ceil_mode=false}
+  %4: float32[1, 2, 4, 4] = relu_grad(%1, %2)
+  return %3, %4
+}
+""",  # noqa: E501
+    """
+graph another(%0: float32[1, 2, 4, 4], %1: float32[1, 2, 4, 4]) {
+  %2: float32[1, 2, 4, 4] = relu(%0)
+  %3: float32[1, 2, 2, 2], _ = max_pool2d(%2) {kernel_size=(2, 2), stride=(2, 2), padding=(0, 0), dilation=(1, 1), ceil_mode=false}
+  %4: float32[1, 2, 4, 4] = relu_grad(%1, %2)
+  return %3, %4
+}
+""",  # noqa: E501
+)
+
 # ---- epilogues -------------------------------------------------------------------------------------------------------
 case(
     "relu becomes part of the product or the convolution before it.",
