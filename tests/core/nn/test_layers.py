@@ -108,6 +108,8 @@ def test_errors_say_what_would_do():
         F.cross_entropy(td.ones(2, 3, 4), td.zeros(2, 5, dtype=td.int64))
     with pytest.raises(IndexError):
         F.nll_loss(td.zeros(2, 3), td.tensor([0, 3]))
+    with pytest.raises(IndexError):
+        F.nll_loss(td.zeros(2, 3), td.tensor([0, -1]))
     with pytest.raises(ValueError, match="num_heads"):
         nn.MultiheadAttention(5, 2)
     with pytest.raises(ValueError, match="Mode fan"):

@@ -120,6 +120,8 @@ def nll_loss(
 ) -> Tensor:
     """Return the negative log likelihood of log probabilities (N, C, ...) and classes (N, ...).
 
+    IndexError for a class outside of [0, C) other than ignore_index.
+
     >>> import treadle as td
     >>> td.nn.functional.nll_loss(td.tensor([[-1.0, -2.0]]), td.tensor([1])).item()
     2.0
@@ -129,7 +131,7 @@ def nll_loss(
     logs = input.unsqueeze(0) if input.dim() == 1 else _classes_last(input)
     flat = target.reshape(-1)
     ignored = flat == ignore_index
-    safe = where(ignored, 0, flat)
+    safe = where(ignored, 0, where(flat < 0, logs.shape[1], flat))  # a negative class is no class from the end
     scale = creation.ones_like(logs[:, 0]) if weight is None else weight[safe]
     scale = where(ignored, 0.0, scale)
     loss = -logs.gather(1, safe.unsqueeze(1)).squeeze(1) * scale
