@@ -179,6 +179,8 @@ def ulp(limit: float) -> Num:
 
 
 CATALOGUE: dict[str, "Op"] = {}
+ELEMENTWISE = frozenset({"unary", "binary", "elementwise"})  # categories of ops whose operands broadcast
+WIDE = frozenset({"mean", "rstd", "var", "lse"})  # statistics may be float32 beside a half-precision operand
 GRAPH_OPS: dict[str, "GraphOp"] = {}  # control flow: in Graphs only, never called
 FN: dict[str, Callable[..., Any]] = {}  # the ops' functions themselves: one frame less than calling the op
 INSTALLERS: list[

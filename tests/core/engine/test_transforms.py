@@ -478,3 +478,16 @@ def test_a_generator_under_no_grad():
     for inside in numbers(w):
         seen += [inside, (w * 2).requires_grad]
     assert seen == [False, True] * 3
+
+
+@pytest.mark.parametrize("device", ["cpu", "reference"])
+def test_gradient_of_atan2_beside_large_integers(device):
+    """Their squares fit no integer type."""
+    x = td.tensor([0.5, -2.0], dtype=td.float64, device=device, requires_grad=True)
+    n = td.tensor([4_000_000_000, 3_000_000_000], dtype=td.uint32, device=device)
+    for f, want in (
+        (td.atan2(n, x), lambda a, b: -a / (a * a + b * b)),
+        (td.atan2(x, n), lambda a, b: a / (a * a + b * b)),
+    ):
+        (g,) = td.autograd.grad(f.sum(), x)
+        np.testing.assert_allclose(g.numpy(), want(n.numpy().astype(float), x.detach().numpy()), rtol=1e-12)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import treadle as td
 from treadle.compiler import compiled
 from treadle.ir.graph import Graph, Node, Number, Value
-from treadle.ir.rules import ELEMENTWISE, results_of
-from treadle.op import CATALOGUE
+from treadle.ir.rules import results_of
+from treadle.op import CATALOGUE, ELEMENTWISE
 from treadle.ops.samples import Arg, default_samples
 from treadle.shapes import broadcast
 from treadle.spec import Spec

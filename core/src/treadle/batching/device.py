@@ -15,9 +15,9 @@ from treadle.api.convert import detach
 from treadle.batching import layout, rules
 from treadle.batching.layout import Layout
 from treadle.eager.inplace import copy_
-from treadle.eager.resolve import ELEMENTWISE, decomposed
+from treadle.eager.resolve import decomposed
 from treadle.errors import BatchError, TreadleError
-from treadle.op import FN, outside
+from treadle.op import ELEMENTWISE, FN, outside
 from treadle.runtime.backend import Backend, Bound, Call, Claim
 from treadle.runtime.device import device as Device
 from treadle.shapes import is_dense, numel

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 from treadle.batching import special
 from treadle.batching.special import front, moved
-from treadle.eager.resolve import ELEMENTWISE
 from treadle.errors import BatchError, TreadleError
-from treadle.op import FN
+from treadle.op import ELEMENTWISE, FN
 from treadle.runtime.backend import Call
 
 Results = list[tuple[Any, bool]]  # per result: a tensor of the level outside (None: not wanted), whether it has a batch

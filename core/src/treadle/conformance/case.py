@@ -15,8 +15,7 @@ import numpy as np
 from treadle.conformance import layouts, oracle
 from treadle.conformance.tensors import flat, is_array, mapped
 from treadle.dtypes import FLOATS, DType, float32
-from treadle.eager.resolve import ELEMENTWISE
-from treadle.op import Op
+from treadle.op import ELEMENTWISE, Op
 from treadle.ops.samples import Arg, Sample, default_samples
 
 STATUSES = ("P", "F", "U", "FB")  # passed, failed, unsupported (declared), would have run on the host

@@ -11,15 +11,13 @@ import numpy as np
 from treadle import dtypes, tape
 from treadle._tensor import Tensor, View, make_view
 from treadle.errors import ArgumentError, DeviceError, DTypeError, ShapeError, TreadleError
-from treadle.op import REQUIRED, Op
+from treadle.op import ELEMENTWISE, REQUIRED, WIDE, Op
 from treadle.runtime import dispatch
 from treadle.runtime.backend import Call
 from treadle.shapes import broadcast, check_count, expand_strides, is_dense
 from treadle.sig import Sig, dense_sig, sig_of
 from treadle.spec import Spec
 
-WIDE = frozenset({"mean", "rstd", "var", "lse"})  # statistics may be float32 beside a half-precision operand
-ELEMENTWISE = frozenset({"unary", "binary", "elementwise"})
 MAX_ENTRIES = 4096  # of one op at one signature
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "bit_and", "bit_or", "bit_xor", "eq", "ne"})
 

@@ -13,12 +13,10 @@ from treadle.dtypes import DType, bool_
 from treadle.errors import DimError, GraphError, TreadleError
 from treadle.ir.dim import Dim, Ratio
 from treadle.ir.graph import Graph, Number, Value
-from treadle.op import REQUIRED, Op
+from treadle.op import ELEMENTWISE, REQUIRED, WIDE, Op
 from treadle.shapes import MAX_DIMS, check_count, dense_strides, extent, numel
 from treadle.spec import Spec
 
-ELEMENTWISE = frozenset({"unary", "binary", "elementwise"})
-WIDE = frozenset({"mean", "rstd", "var", "lse"})  # statistics may be float32 beside a half-precision operand
 NUMBERS = (int, float, Number, Dim, Ratio)  # exact classes: True is no number
 Declared = Sequence[Spec | None]  # of each output what is said of it, where anything is
 

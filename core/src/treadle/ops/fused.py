@@ -9,12 +9,11 @@ from typing import Any
 
 from treadle.dtypes import ALL, FLOATS, DType, bool_
 from treadle.errors import ArgumentError, DTypeError, ShapeError
-from treadle.op import CATALOGUE, STEPWISE, Op
+from treadle.op import CATALOGUE, ELEMENTWISE, STEPWISE, Op
 from treadle.ops.samples import Arg, raises, s
 from treadle.spec import Spec
 
 Body = tuple[tuple[Any, ...], ...]
-ELEMENTWISE = frozenset({"unary", "binary", "elementwise"})
 DTYPES = {d.name: d for d in ALL}
 MIX: Body = (("mul", 0, 1.5), ("add", 3, 1), ("gelu_tanh", 4), ("lt", 5, 2), ("where", 6, 5, 2), ("sub", 1.0, 7))
 

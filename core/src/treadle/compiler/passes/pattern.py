@@ -1,6 +1,6 @@
 """Patterns over Nodes, written as text: "true_div(exp(x), sum(exp(x)))".
 
-A name called is an op (a|b: one or the other), a plain name captures an operand (twice: the same operand), _ takes
+A name called is an op, a plain name captures an operand (twice: the same operand), _ takes
 anything, (label := call) names a node. Operands of add and mul may come in either order; an `expand` on the way is
 looked through.
 """
@@ -38,10 +38,6 @@ class Pattern:
         return next(_fits(self.tree, v, Match({}, {}, frozenset())), None)
 
 
-def _names(f: ast.expr) -> list[str]:
-    return [_names(f.left)[0], *_names(f.right)] if isinstance(f, ast.BinOp) else [f.id]  # type: ignore[attr-defined]
-
-
 def _fits(p: ast.expr, v: Any, so_far: Match) -> Iterator[Match]:
     """All ways in which operand v fits pattern p, given what is captured already."""
     captured, nodes, covered = so_far.captured, so_far.nodes, so_far.covered
@@ -55,10 +51,10 @@ def _fits(p: ast.expr, v: Any, so_far: Match) -> Iterator[Match]:
     label, call = (p.target.id, p.value) if isinstance(p, ast.NamedExpr) else (None, p)
     assert isinstance(call, ast.Call)
     n = v.node if v.__class__ is Value else None
-    names = _names(call.func)
-    if n is None or n.op.name not in names or len(call.args) != len(n.inputs):
+    name = ast.unparse(call.func)
+    if n is None or n.op.name != name or len(call.args) != len(n.inputs):
         return
-    here = Match(captured, nodes | {label or names[0]: n}, covered | {n})
+    here = Match(captured, nodes | {label or name: n}, covered | {n})
     yield from _all_fit(call.args, n.inputs, here)
     if n.op.name in COMMUTE:
         yield from _all_fit(call.args, n.inputs[::-1], here)

@@ -8,9 +8,8 @@ the old contents were. Copies that a kernel asks for are not seen here, so what 
 from typing import NamedTuple
 
 from treadle.ir.graph import Graph, Node, Value
-from treadle.op import CATALOGUE, Op
+from treadle.op import CATALOGUE, ELEMENTWISE, Op
 
-ELEMENTWISE = ("unary", "binary", "elementwise")
 MERGES = (*ELEMENTWISE, "fused")  # categories of ops whose results can take the memory of operands
 
 # A machine to compare costs with. What is computed again is weighed against the rest of the graph, so that only the

@@ -16,8 +16,7 @@ from treadle.conformance.programs.places import PLACES, fits
 from treadle.conformance.programs.program import Input, Ref, Step
 from treadle.conformance.programs.session import ELEMENTS, Session
 from treadle.dtypes import DType, bool_, float32, float64, int32, int64
-from treadle.eager.resolve import ELEMENTWISE
-from treadle.op import CATALOGUE, Op
+from treadle.op import CATALOGUE, ELEMENTWISE, Op
 from treadle.ops.samples import Arg
 
 KINDS = {float32: 0.5, float64: 0.2, int64: 0.13, int32: 0.05, bool_: 0.12}  # of inputs, and how often

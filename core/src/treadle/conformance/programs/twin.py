@@ -12,8 +12,7 @@ from treadle.conformance.programs.places import placed
 from treadle.conformance.programs.program import Program, Ref, Step
 from treadle.conformance.tensors import is_array, mapped
 from treadle.dtypes import bool_
-from treadle.eager.resolve import ELEMENTWISE
-from treadle.op import CATALOGUE, Op
+from treadle.op import CATALOGUE, ELEMENTWISE, Op
 
 METHODS = {"div_": "true_div"}  # in-place methods whose op has another name
 as_strided = np.lib.stride_tricks.as_strided

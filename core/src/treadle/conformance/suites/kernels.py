@@ -19,8 +19,7 @@ from treadle.conformance.checks import (
 )
 from treadle.conformance.suites.gradients import gradient_cases
 from treadle.dtypes import DType
-from treadle.eager.resolve import ELEMENTWISE
-from treadle.op import CATALOGUE, Op
+from treadle.op import CATALOGUE, ELEMENTWISE, Op
 from treadle.ops.samples import Arg, Sample, s
 
 LARGE = (211, 301)  # reaches threads, tiles and blocked copies; both prime to the widths of vectors

@@ -11,9 +11,8 @@ from treadle.conformance.checks import check_refusal
 from treadle.conformance.magnitude import magnitude_device
 from treadle.conformance.tensors import flat, mapped
 from treadle.dtypes import ALL, DType, float32, int32, uint32
-from treadle.eager.resolve import ELEMENTWISE
 from treadle.errors import DeviceError, DTypeError
-from treadle.op import CATALOGUE, Op
+from treadle.op import CATALOGUE, ELEMENTWISE, Op
 from treadle.ops.samples import Sample, default_errors
 
 
