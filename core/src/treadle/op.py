@@ -270,7 +270,7 @@ class Op:
         raise ArgumentError(f"op {self.name}: no engine is installed; import treadle first")
 
     def _find_attrs(self) -> dict[str, Any]:
-        if self.category in ("unary", "binary", "elementwise"):
+        if self.category in ELEMENTWISE:
             return {}
         sources = (self.decompose, self.reference, self.layout, self.spec)
         source = next((f for f in sources if inspect.isfunction(f)), None)

@@ -6,7 +6,7 @@ import numpy as np
 
 from treadle.dtypes import DType
 from treadle.errors import DTypeError, ShapeError
-from treadle.op import ErrorCase, Sample
+from treadle.op import ELEMENTWISE, ErrorCase, Sample
 
 
 class Arg(NamedTuple):
@@ -100,7 +100,7 @@ def default_errors(op: Any) -> Any:
         return op.errors
     if op.tier == "view":
         return [ErrorCase(Sample((3.0,), op.samples[0].attrs), DTypeError, "must be a tensor")]
-    if op.category not in ("unary", "binary", "elementwise"):
+    if op.category not in ELEMENTWISE:
         return ()
     if len(op.inputs) == 1:
         return [raises(DTypeError, "must be a tensor or a number", "three")]

@@ -9,7 +9,7 @@ import numpy as np
 
 from treadle.dtypes import DType
 from treadle.errors import OutOfMemoryError
-from treadle.op import Op
+from treadle.op import ELEMENTWISE, Op
 from treadle.runtime.backend import ACCEPTS, Backend, Call, Claim, into
 from treadle.sig import Sig
 from treadle.spec import Spec
@@ -98,7 +98,7 @@ def widen(x: Any, dtype: DType | None = None) -> Any:
 
 def compute(op: Op, arrays: list[Any], attrs: dict[str, Any], outs: tuple[Spec, ...]) -> list[Any]:
     """Run an op's reference on host arrays: floats in float64, one rounding to the result's dtype, dense results."""
-    numbers = op.category in ("unary", "binary", "elementwise")
+    numbers = op.category in ELEMENTWISE
     kinds = (a.dtype for a in arrays if isinstance(a, np.ndarray) and a.dtype.kind != "b")
     kind = next(kinds, outs[0].dtype.np)  # of a selection from two numbers only the result says what they are
     args = [
